@@ -70,5 +70,5 @@ bench *ARGS:
     @bash .ci/run bench -- {{ ARGS }}
 
 # Each fuzz target for so many seconds.
-fuzz SECONDS="60":
+fuzz SECONDS="3":
     @bash .ci/run fuzz -- {{ SECONDS }}

@@ -126,6 +126,67 @@ fn of_several_urls_and_proxies_the_first_that_works_is_used_and_shown() {
     until(http, &begin(http, "ping"), "succeeded");
 }
 
+/// A forward proxy for plain HTTP: what it gets names the whole URL, and goes to the hub. It refuses streams.
+fn proxy(hub: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let Ok(hub) = TcpStream::connect(hub) else { continue };
+            let (mut from_hub, mut to_client) =
+                (hub.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || {
+                std::io::copy(&mut from_hub, &mut to_client).ok();
+                to_client.shutdown(Shutdown::Both).ok();
+            });
+            std::thread::spawn(move || refuse_streams(client, hub));
+        }
+    });
+    address
+}
+
+fn refuse_streams(mut client: TcpStream, mut hub: TcpStream) {
+    let mut chunk = [0; 16 * 1024];
+    while let Ok(length @ 1..) = client.read(&mut chunk) {
+        // An agent's request is one write.
+        if String::from_utf8_lossy(&chunk[..length]).contains("/stream?") {
+            let refusal =
+                "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            client.write_all(refusal.as_bytes()).ok();
+            break;
+        }
+        if hub.write_all(&chunk[..length]).is_err() {
+            break;
+        }
+    }
+    client.shutdown(Shutdown::Both).ok();
+    hub.shutdown(Shutdown::Both).ok();
+}
+
+/// It was stored, and shown, as `environment`: without the proxy the agent went on to poll, for a day at most.
+#[test]
+fn what_was_found_out_through_a_proxy_of_the_environment_is_no_hint_without_it() {
+    let data = tempfile::tempdir().unwrap();
+    let (_hub, address) = Program::serve_anywhere(BELLWIRE, data.path());
+    let scene = AgentScene::new(BELLWIRE, &format!("hub = \"http://{address}\"\n{PING}"));
+    let proxy = format!("http://u:s3cret@{}", proxy(address));
+    let agent =
+        Program::start(scene.agent_command().env_remove("NO_PROXY").env("HTTP_PROXY", &proxy));
+    let shown = until_carried_after(&agent, &scene, "poll");
+    let shown_proxy = proxy.replace("u:s3cret@", "") + "/";
+    assert_eq!(shown["proxy"], *shown_proxy, "{shown}");
+    let known = scene.path("state").join("network.json");
+    let text = wait_until("the rest of the stream to be stored", || {
+        let text = std::fs::read_to_string(&known).map_err(|error| error.to_string())?;
+        if text.contains("\"rung\":\"rest\"") { Ok(text) } else { Err(text) }
+    });
+    assert!(text.contains(&shown_proxy) && !text.contains("s3cret"), "{text}");
+    drop(agent);
+    let agent = scene.agent();
+    let shown = until_carried_after(&agent, &scene, "stream");
+    assert_eq!(shown["proxy"], "none", "{shown}");
+}
+
 fn until_carried_after(agent: &Program, scene: &AgentScene, carrier: &str) -> Value {
     agent.wait_for("connected");
     until_carried(scene, carrier)

@@ -13,16 +13,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use bellwire_testkit::{Http, Program, wait_until};
+use bellwire_testkit::{Http, Program, command, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
 fn bellwire(args: &[&str]) -> Command {
-    let mut command = Command::new(BELLWIRE);
-    command.args(args).env("NO_PROXY", "127.0.0.1").env_remove("BELLWIRE_HUB");
-    command
+    command(BELLWIRE, args)
 }
 
 fn run(args: &[&str]) -> Output {

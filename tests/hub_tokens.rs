@@ -11,17 +11,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use bellwire_testkit::Program;
+use bellwire_testkit::{Program, command};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
 
 fn bellwire(args: &[&str]) -> Command {
-    let mut command = Command::new(BELLWIRE);
-    command.args(args);
-    for variable in ["BELLWIRE_HUB", "BELLWIRE_TOKEN", "BELLWIRE_CONTEXT", "BELLWIRE_TOKEN_FILE"] {
-        command.env_remove(variable);
-    }
-    command
+    command(BELLWIRE, args)
 }
 
 fn run(args: &[&str]) -> (i32, String, String) {
@@ -72,6 +67,48 @@ fn a_hub_beyond_loopback_needs_an_admin_token_or_open_and_check_and_serve_agree(
 }
 
 #[test]
+fn access_says_that_an_open_hub_is_open_and_an_operator_what_its_own_token_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("hub");
+    let (_hub, addr) = Program::serve_anywhere(BELLWIRE, &data_dir);
+    let url = format!("http://{addr}");
+    let at = ["--hub", url.as_str()];
+    let create =
+        |role: &[&str]| ok(&[&["token", "create", "--quiet", "--role"], role, &at].concat());
+    let operator = create(&["operator", "--select", "site=lyon"]);
+    create(&["device", "--device", "kiosk-7"]);
+
+    let everyone = "everyone  may do everything: the hub is open";
+    let told = ok(&[&["access"], &at[..]].concat());
+    assert!(told.contains(everyone) && told.contains("may send every action to"), "{told}");
+    let told = ok(&[&["access", "--device", "kiosk-7"], &at[..]].concat());
+    assert!(told.contains(everyone) && told.contains("its own token"), "{told}");
+    let (_, _, stderr) = run(&[&["token", "list"], &at[..]].concat());
+    assert!(stderr.contains("no admin token: the hub is open"), "{stderr}");
+
+    // The token stays in nobody's list of processes: a file has it.
+    let file = folder.path().join("operator");
+    fs::write(&file, &operator).unwrap();
+    let with = ["--hub", url.as_str(), "--token-file", file.to_str().unwrap()];
+    let (code, told, stderr) = run(&[&["access"], &with[..]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(told.contains("appliances site=lyon") && told.lines().count() == 1, "{told}");
+    assert!(stderr.contains("an admin token shows all"), "{stderr}");
+
+    // A folder does not say where its hub listens: no other hub is asked in its place.
+    let (code, stdout, stderr) =
+        run(&["token", "create", "--role", "admin", "--data-dir", data_dir.to_str().unwrap()]);
+    assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.contains("--hub URL"), "{stderr}");
+
+    // What is revoked is often at hand as a whole, which is then in no error.
+    let revoked = ok(&[&["token", "revoke", operator.trim()], &at[..]].concat());
+    assert_eq!(revoked.trim(), format!("revoked {}", &operator[3..19]));
+    let (_, _, stderr) = run(&[&["token", "create", "--role", "admin"], &at[..]].concat());
+    assert!(stderr.contains("bellwire context add NAME HUB --token-file FILE"), "{stderr}");
+}
+
+#[test]
 fn an_appliance_enrols_is_approved_and_loses_its_access_by_revocation() {
     let folder = tempfile::tempdir().unwrap();
     let (data_dir, admin) = first_token(folder.path());
@@ -113,9 +150,12 @@ fn an_appliance_enrols_is_approved_and_loses_its_access_by_revocation() {
         enroll.arg("--token-file").arg(&join_file).arg("--config").arg(&config);
         enroll.output().unwrap()
     };
+    let credential = folder.path().join("etc/credential");
+    // As an enrolment leaves it that was killed before it had a token.
+    fs::create_dir(folder.path().join("etc")).unwrap();
+    fs::write(&credential, "").unwrap();
     let enrolled = enroll();
     assert!(enrolled.status.success(), "{enrolled:?}");
-    let credential = folder.path().join("etc/credential");
     assert_eq!(fs::metadata(&credential).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(fs::read_to_string(&config).unwrap().contains("credential_file"));
     let secret = fs::read_to_string(&credential).unwrap();
@@ -127,7 +167,9 @@ fn an_appliance_enrols_is_approved_and_loses_its_access_by_revocation() {
     let credential = credential.to_str().unwrap();
     let show = ["devices", "show", "kiosk-7", "--hub", &url, "--token-file", credential, "--json"];
     assert!(run(&show).2.contains("\"pending\""), "{:?}", run(&show));
+    assert!(admin_runs(&["devices"]).contains("pending"), "{}", admin_runs(&["devices"]));
     admin_runs(&["devices", "approve", "kiosk-7"]);
+    assert!(!admin_runs(&["devices"]).contains("pending"));
     assert!(ok(&show).contains("\"site\":\"lyon\""));
     let told = admin_runs(&["access", "--device", "kiosk-7"]);
     assert!(told.contains("its own token") && told.contains("may do everything to it"), "{told}");

@@ -4,7 +4,7 @@
 //! cargo +nightly fuzz run selector
 //! ```
 //!
-//! The same property runs as `crates/proto/tests/selector.rs` with every test.
+//! The same property runs as `crates/proto/tests/selector/main.rs` with every test.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

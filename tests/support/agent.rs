@@ -30,10 +30,15 @@ impl AgentScene {
 
     /// Starts the agent.
     pub fn agent(&self) -> Program {
+        Program::start(&mut self.agent_command())
+    }
+
+    /// To start it in another environment.
+    pub fn agent_command(&self) -> Command {
         let mut command = Command::new(self.bellwire);
         command.args(["agent", "run", "--config"]).arg(self.path("agent.toml"));
         command.env("NO_PROXY", "127.0.0.1").env_remove("NOTIFY_SOCKET");
-        Program::start(&mut command)
+        command
     }
 }
 

@@ -80,7 +80,13 @@ impl Http {
 
     /// Opens an event stream; anything but 200 is an error.
     pub fn stream(&self, target: &str) -> io::Result<EventStream> {
-        let mut reader = self.begin("GET", target, &[("Accept", "text/event-stream")], b"")?;
+        self.stream_with(target, &[])
+    }
+
+    /// The same with further header fields.
+    pub fn stream_with(&self, target: &str, headers: &[(&str, &str)]) -> io::Result<EventStream> {
+        let headers = [&[("Accept", "text/event-stream")], headers].concat();
+        let mut reader = self.begin("GET", target, &headers, b"")?;
         let (status, head) = read_head(&mut reader)?;
         if status != 200 {
             return Err(io::Error::other(format!("{target} answered {head}")));

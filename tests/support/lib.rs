@@ -15,6 +15,7 @@ mod agent;
 mod http;
 mod process;
 mod random;
+mod terminal;
 
 pub use again::{
     as_process_1, has_own_name_server, has_own_network, is_process_1, on_small_disk,
@@ -22,5 +23,6 @@ pub use again::{
 };
 pub use agent::{AgentScene, begin, until};
 pub use http::{EventStream, Http, Response};
-pub use process::{Program, runs, wait_until};
+pub use process::{Program, admin_token, command, runs, wait_until};
 pub use random::Random;
+pub use terminal::{CTRL_C, Terminal};

@@ -9,6 +9,24 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+/// The program with these arguments, and nothing of what whoever runs the tests has set for it.
+pub fn command(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).env("NO_PROXY", "127.0.0.1");
+    for variable in ["BELLWIRE_HUB", "BELLWIRE_TOKEN", "BELLWIRE_CONTEXT", "BELLWIRE_TOKEN_FILE"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Makes the first admin token in a data folder, and gives its text.
+pub fn admin_token(program: &str, data_dir: &Path) -> String {
+    let args = ["token", "create", "--role", "admin", "--quiet", "--data-dir"];
+    let output = command(program, &args).arg(data_dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 /// How long a program may take to print its address, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,6 +65,29 @@ impl Program {
         let hub = Self::start(&mut command);
         let address = hub.address();
         (hub, address)
+    }
+
+    /// Starts `bellwire serve` with this file of settings in a folder, which gets its data too; gives it and the addresses of its
+    /// listeners, which are so many.
+    pub fn serve_with(
+        bellwire: &str,
+        folder: &Path,
+        settings: &str,
+        listeners: usize,
+    ) -> (Self, Vec<SocketAddr>) {
+        let file = folder.join("hub.toml");
+        std::fs::write(&file, settings).unwrap();
+        let mut serve = command(bellwire, &["serve", "--config"]);
+        let hub = Self::start(serve.arg(&file).arg("--data-dir").arg(folder.join("hub")));
+        hub.wait_for("ready;");
+        let addresses = wait_until(&format!("{listeners} listeners to be named"), || {
+            let output = hub.output();
+            let urls = output.lines().filter_map(|line| line.split_once("listening on "));
+            let addresses: Vec<SocketAddr> =
+                urls.map(|(_, url)| url.split_once("://").unwrap().1.parse().unwrap()).collect();
+            if addresses.len() == listeners { Ok(addresses) } else { Err(output) }
+        });
+        (hub, addresses)
     }
 
     /// Waits until a server says at which address it listens for plain HTTP, and gives that.

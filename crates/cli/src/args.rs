@@ -5,28 +5,50 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use bellwire_proto::{Action, DeviceId, Seconds};
+use bellwire_proto::{DeviceId, Seconds};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::short_id::CommandRef;
 use crate::when::Moment;
 
+#[cfg(feature = "hub")]
 mod access;
 mod agent;
+#[cfg(feature = "hub")]
+mod audit;
 mod connect;
 mod doctor;
+mod enroll;
+#[cfg(feature = "hub")]
+mod many;
 mod operator;
+#[cfg(feature = "hub")]
+mod registry;
+#[cfg(feature = "hub")]
 mod results;
+#[cfg(feature = "hub")]
 mod rollout;
+#[cfg(feature = "hub")]
 mod schedule;
 
-pub use access::{Access, AgentEnroll, TokenCommand, TokenCreate, TokenPlace};
+#[cfg(feature = "hub")]
+pub use access::{Access, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
+#[cfg(feature = "hub")]
+pub use audit::Audit;
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
+pub use enroll::AgentEnroll;
+#[cfg(feature = "hub")]
+pub use many::{Batch, Many};
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
+#[cfg(feature = "hub")]
+pub use registry::{Export, Import, Label, LabelsArgs};
+#[cfg(feature = "hub")]
 pub use results::Results;
+#[cfg(feature = "hub")]
 pub use rollout::{Retry, Rollout};
+#[cfg(feature = "hub")]
 pub use schedule::{
     MissedArg, OverlapArg, ScheduleCommand, ScheduleCreate, ScheduleNamed, SchedulesNamed,
 };
@@ -123,23 +145,29 @@ pub enum Command {
     /// Follow a command until it has ended.
     Watch(Watch),
     /// Show what became of a command at each appliance: a table, JSON lines or CSV.
+    #[cfg(feature = "hub")]
     Results(Results),
     /// Cancel a command.
     Cancel(Cancel),
     /// Pause a rollout: no batch begins until it is resumed.
+    #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire pause 0190f3c4")]
     Pause(Rollout),
     /// Resume a rollout that is paused.
+    #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire resume 0190f3c4")]
     Resume(Rollout),
     /// Abort a rollout: no batch begins any more, and what has not begun is cancelled.
+    #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire abort 0190f3c4")]
     Abort(Rollout),
     /// Send a command again to the appliances where it has failed.
+    #[cfg(feature = "hub")]
     Retry(Retry),
     /// List the commands.
     Commands(Commands),
     /// Send commands again and again, at the times of a cron expression.
+    #[cfg(feature = "hub")]
     Schedule {
         /// What to do with them.
         #[command(subcommand)]
@@ -147,14 +175,25 @@ pub enum Command {
     },
     /// List the appliances, show one, or remove some.
     Devices(Devices),
+    /// Change labels of an appliance, or of all that a selector matches.
+    #[cfg(feature = "hub")]
+    Label(Label),
+    /// Show which labels there are, and how many appliances have them.
+    #[cfg(feature = "hub")]
+    Labels(LabelsArgs),
     /// Make, list and revoke tokens: what a hub asks of whoever calls it.
+    #[cfg(feature = "hub")]
     Token {
         /// What to do with them.
         #[command(subcommand)]
         command: TokenCommand,
     },
     /// Tell in plain words who may do what to whom.
+    #[cfg(feature = "hub")]
     Access(Access),
+    /// Show who did what, and what was refused.
+    #[cfg(feature = "hub")]
+    Audit(Audit),
     /// Follow what happens at the hub.
     Events(Events),
     /// Ask whether the hub is well.
@@ -339,26 +378,58 @@ pub struct Replay {
     pub config: AgentConfigArg,
 }
 
-/// `bellwire send`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
+/// What is told of sending to one appliance, behind the examples of which others may follow.
+macro_rules! send_to_one {
+    () => {
+        "\
+If the appliance has never connected to the hub, a note on standard error says so, and how to cancel the command.
+
 Examples:
   bellwire send kiosk-7 ping
   bellwire send kiosk-7 greet world --wait 30s
   bellwire send kiosk-7 deploy '{\"version\":\"1.4\"}' --wait 5m --ttl 1d
   bellwire send kiosk-7 reboot --at 03:30
   tar c site | base64 | bellwire send kiosk-7 unpack -
-  bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --
+  bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --"
+    };
+}
 
-If the appliance has never connected to the hub, a note on standard error says so, and how to cancel the command.")]
+#[cfg(not(feature = "hub"))]
+const SEND_HELP: &str = send_to_one!();
+#[cfg(feature = "hub")]
+const SEND_HELP: &str = concat!(
+    "\
+With -l or --all, how many appliances match is said first, and on a terminal it is asked whether to go on. With --wait a bar for each \
+state shows how far it is; then comes a table of what failed, with the last line that was printed there. Ctrl-C asks whether to leave it, \
+to pause its rollout or to abort it. The exit code is that of the worst outcome: 1 before 3 before 4. A command that matches no \
+appliance is not sent, and the exit code is 1.
+
+",
+    send_to_one!(),
+    "
+  bellwire send -l 'site=lyon,!spare' reboot --dry-run
+  bellwire send -l os=deb12 update 2.3 --canary role=canary --batch 10% --abort 20% --wait
+  bellwire send --all ping --yes --wait 5m"
+);
+
+/// `bellwire send`.
+#[derive(Debug, Args)]
+#[command(after_help = SEND_HELP)]
+#[cfg_attr(
+    feature = "hub",
+    command(override_usage = "\
+bellwire send [OPTIONS] <DEVICE> <ACTION> [DATA]
+       bellwire send [OPTIONS] <-l SELECTOR|--all> <ACTION> [DATA]")
+)]
 pub struct Send {
-    /// The appliance.
-    pub device: DeviceId,
+    /// The appliance; not with -l or --all, where the action is the first word.
+    pub device: String,
     /// The action.
-    pub action: Action,
+    #[cfg_attr(feature = "hub", arg(required_unless_present = "to_many"))]
+    #[cfg_attr(not(feature = "hub"), arg(required = true))]
+    pub action: Option<String>,
     /// The data; `-` reads standard input. A negative number, or a text with a blank, may begin with a minus sign; put any
     /// other data that begin with one behind `--`.
-    #[arg(conflicts_with = "data_file")]
     pub data: Option<String>,
     /// Words behind the data: a text without quotes around it.
     #[arg(hide = true)]
@@ -369,9 +440,10 @@ pub struct Send {
     /// What the data are. Data that begin like JSON ({, [ or ") and are not JSON are a mistake, unless the type is text.
     #[arg(long = "type", value_enum, default_value_t = DataType::Auto, value_name = "TYPE")]
     pub data_type: DataType,
-    /// Wait up to this long (at most 5m) until the command has ended, and show how it ended. Not with --at.
-    #[arg(long, value_name = "DURATION")]
-    pub wait: Option<Seconds>,
+    /// Wait until the command has ended, and show how it ended: up to this long, at most 5m for one appliance, which is also
+    /// what it is without a duration; for many without one, to the end. Not with --at.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1)]
+    pub wait: Option<Option<Seconds>>,
     /// How long the appliance may take to accept the command, 1s to 7d; 0: send it only if the appliance is online
     /// [default: 1h].
     #[arg(long, value_name = "DURATION")]
@@ -382,6 +454,7 @@ pub struct Send {
     pub run_timeout: Option<Seconds>,
     /// Send it only if the appliance has connected to the hub before; otherwise nothing is sent, and the exit code is 1.
     #[arg(long)]
+    #[cfg_attr(feature = "hub", arg(conflicts_with = "to_many"))]
     pub known: bool,
     /// For 24 hours, sending with the same key again does not make a second command.
     #[arg(long, value_name = "KEY")]
@@ -391,9 +464,23 @@ pub struct Send {
     /// Not with --wait: follow it with `bellwire watch ID`.
     #[arg(long, value_name = "TIME")]
     pub at: Option<Moment>,
+    /// To many appliances: not in the small program.
+    #[cfg(feature = "hub")]
+    #[command(flatten)]
+    pub many: Many,
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
+}
+
+impl Send {
+    /// Whether it is for many appliances.
+    pub fn is_to_many(&self) -> bool {
+        #[cfg(feature = "hub")]
+        return self.many.is_meant();
+        #[cfg(not(feature = "hub"))]
+        false
+    }
 }
 
 /// What data is.

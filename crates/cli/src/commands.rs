@@ -169,16 +169,22 @@ fn print_command(
     // Until then it is queued for no other reason.
     let scheduled = command.not_before.filter(|at| *at > now && !command.done);
     let scheduled = scheduled.map(|at| format!(", to be sent at {at}")).unwrap_or_default();
+    let rollout = command
+        .rollout
+        .as_ref()
+        .filter(|_| !command.done)
+        .map(|rollout| format!("; {}", out::rollout(rollout)));
     let style = match (command.counts.iter().next(), command.counts.len()) {
         (Some((state, _)), 1) => out::style_of(*state),
         _ => DIM,
     };
     out::line(format_args!(
-        "{}  {BOLD}{device:<20} {:<16}{BOLD:#} {:<10} {style}{}{style:#}{scheduled}",
+        "{}  {BOLD}{device:<20} {:<16}{BOLD:#} {:<10} {style}{}{style:#}{scheduled}{}",
         short_id::short(command.id, chars),
         command.action.as_str(),
         out::span(now.since(command.created_at)),
-        states.join(", ")
+        states.join(", "),
+        rollout.unwrap_or_default()
     ))
 }
 

@@ -138,7 +138,24 @@ fn read_token_once(file: &Path) -> Result<String, Usage> {
     token.map_err(|e| unusable(file, &e))
 }
 
+/// Standard input cannot be both the token and what a command works on.
+pub(crate) fn reads_once(hub: &HubArg, reads_input: bool) -> Result<(), Usage> {
+    if !reads_input || hub.token_file.as_deref() != Some(Path::new("-")) {
+        return Ok(());
+    }
+    let once = "standard input is read once: put the token into a file, or into BELLWIRE_TOKEN";
+    Err(Usage(once.to_owned()))
+}
+
 fn unusable(file: &Path, error: &std::io::Error) -> Usage {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let is_jwt = name.starts_with("eyJ") && name.split('.').count() == 3;
+    if is_jwt || name.parse::<bellwire_proto::Credential>().is_ok() {
+        // It is on the command line, which others can read; not in a log besides.
+        let text = "--token-file is given a token and not the file with it: write the token to a file, and take this one \
+                    for one that others have read";
+        return Usage(text.to_owned());
+    }
     Usage(format!("the token file {} cannot be used: {error}", file.display()))
 }
 

@@ -6,6 +6,7 @@ use std::pin::pin;
 use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandQuery, DeviceQuery};
+use bellwire_proto::device::DeviceOrder;
 use bellwire_proto::{Device, DeviceId, DeviceStatus, Timestamp, Transport};
 use futures_util::TryStreamExt;
 
@@ -14,6 +15,9 @@ use crate::commands;
 use crate::connect;
 use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form, GOOD};
+
+#[cfg(feature = "hub")]
+mod transfer;
 
 /// Commands that are shown of a device.
 const COMMANDS_SHOWN: u32 = 5;
@@ -39,6 +43,10 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
             }
             remove(&hub, &devices, form).await
         }
+        #[cfg(feature = "hub")]
+        Some(DevicesCommand::Export(args)) => transfer::export(args, form).await,
+        #[cfg(feature = "hub")]
+        Some(DevicesCommand::Import(args)) => transfer::import(args, form).await,
         Some(DevicesCommand::Remove { devices, hub }) => {
             remove(&connect::controller(&hub)?, &devices, form).await
         }
@@ -53,7 +61,7 @@ fn unknown(words: &[OsString]) -> Usage {
             "`bellwire devices {name}` is no command; did you mean `bellwire devices show {name}`?"
         )),
         _ => Usage(format!(
-            "`bellwire devices {}` is no command; there are `devices`, `devices show DEVICE` and `devices remove DEVICE`",
+            "`bellwire devices {}` is no command; bellwire devices --help lists what there is",
             out::printable(&words.join(" "))
         )),
     }
@@ -68,8 +76,16 @@ async fn list(args: DeviceList, form: Form) -> anyhow::Result<u8> {
     };
     // The hub's clock, so that "ago" is right on a machine whose own is not.
     let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
-    let filtered = online.is_some() || args.select.is_some();
-    let query = DeviceQuery { select: args.select, online, ..DeviceQuery::default() };
+    let filtered =
+        online.is_some() || args.select.is_some() || args.unseen.is_some() || args.prefix.is_some();
+    let query = DeviceQuery {
+        select: args.select,
+        online,
+        unseen: args.unseen,
+        prefix: args.prefix,
+        order: Some(args.sort).filter(|order| *order != DeviceOrder::default()),
+        ..DeviceQuery::default()
+    };
     let mut devices = pin!(hub.all_devices(query));
     let mut any = false;
     while let Some(device) = devices.try_next().await? {
@@ -80,6 +96,9 @@ async fn list(args: DeviceList, form: Form) -> anyhow::Result<u8> {
                     out::device_heading()?;
                 }
                 out::device(&device, now)?;
+                if args.wide {
+                    wide(&device)?;
+                }
             }
         }
         any = true;
@@ -92,6 +111,20 @@ async fn list(args: DeviceList, form: Form) -> anyhow::Result<u8> {
         });
     }
     Ok(exit::OK)
+}
+
+/// What is known of a device beside, on a line of its own.
+fn wide(device: &Device) -> anyhow::Result<()> {
+    let transport = device.transport.map(|transport| match transport {
+        Transport::Stream => "stream",
+        Transport::Poll => "poll",
+    });
+    let facts = Some(device.facts.as_str()).filter(|facts| *facts != "{}");
+    let known = [device.address.as_deref(), device.agent.as_deref(), transport, facts];
+    let known: Vec<_> = known.into_iter().flatten().map(out::printable).collect();
+    let created = device.created_at;
+    out::line(format_args!("  {DIM}{}  since {created}{DIM:#}", known.join("  ")))?;
+    Ok(())
 }
 
 async fn show(hub: &Controller, device: &DeviceId, form: Form) -> anyhow::Result<u8> {
@@ -127,14 +160,14 @@ fn print(device: &Device, now: Timestamp) -> anyhow::Result<()> {
         Transport::Stream => "stream",
         Transport::Poll => "poll",
     });
-    let labels: Vec<String> = device.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let labels = out::labels(&device.labels);
     let facts = device.facts.as_str();
     for (name, value) in [
         ("status", Some(device.status.as_str()).filter(|status| *status != "active")),
         ("transport", transport),
         ("address", device.address.as_deref()),
         ("agent", device.agent.as_deref()),
-        ("labels", Some(labels.join(",").as_str()).filter(|labels| !labels.is_empty())),
+        ("labels", Some(labels.as_str()).filter(|labels| !labels.is_empty())),
         ("facts", Some(facts).filter(|facts| *facts != "{}")),
         ("queued", Some(device.queued.to_string().as_str())),
         ("created", Some(device.created_at.to_string().as_str())),

@@ -47,7 +47,10 @@ pub(crate) async fn run(args: Doctor, form: Form) -> anyhow::Result<u8> {
     let way = best.filter(|_| verdict != Verdict::None).and_then(|(index, _)| ways.get(index));
     let best = way.map(|way| {
         let (hub, proxy) = way.settings();
-        Use { hub, proxy, ca_file: ca_file.as_ref().map(|file| file.display().to_string()) }
+        let hubs = hubs_that_work(&ways, &reports, &hub);
+        let ca_file =
+            ca_file.as_ref().map(|file| std::path::absolute(file).unwrap_or(file.clone()));
+        Use { hub, hubs, proxy, ca_file: ca_file.map(|file| file.display().to_string()) }
     });
     let exit_code = verdict.exit_code();
     let report = Report { ways: reports, verdict, r#use: best, exit_code };
@@ -56,6 +59,19 @@ pub(crate) async fn run(args: Doctor, form: Form) -> anyhow::Result<u8> {
         Form::Text => report.print_end()?,
     }
     Ok(exit_code)
+}
+
+/// The URLs of the hub by which as much works as by the best way, that one first.
+fn hubs_that_work(ways: &[ways::Way], reports: &[report::WayReport], best: &str) -> Vec<String> {
+    let verdict = reports.iter().map(|report| report.verdict).max();
+    let mut hubs = vec![best.to_owned()];
+    for (way, report) in ways.iter().zip(reports) {
+        let (hub, _) = way.settings();
+        if Some(report.verdict) == verdict && !hubs.contains(&hub) {
+            hubs.push(hub);
+        }
+    }
+    hubs
 }
 
 /// The silence to try, which the hub makes by the interval of its heartbeats; 0 is none.

@@ -1,7 +1,7 @@
 //! `bellwire events`: what happens at the hub, as it happens.
 
 use bellwire_client::api::{HubChange, HubState};
-use bellwire_proto::{Delivery, DeviceChange, DeviceEvent, DeviceId};
+use bellwire_proto::{Delivery, DeviceChange, DeviceEvent, DeviceId, DeviceStatus};
 use serde::Serialize;
 
 use crate::args::Events;
@@ -63,12 +63,17 @@ fn print_device(event: &DeviceEvent, form: Form) -> anyhow::Result<()> {
     if form == Form::Json {
         return out::json(&Line { event: "device", data: event });
     }
-    let (style, change) = match event.change {
-        DeviceChange::Online => (GOOD, "online"),
-        DeviceChange::Offline => (DIM, "offline"),
-        DeviceChange::Created => (DIM, "created"),
-        DeviceChange::Removed => (BAD, "removed"),
-        DeviceChange::Changed => (DIM, "changed"),
+    let status = event.device.status;
+    let (style, change) = match (event.change, status) {
+        (DeviceChange::Online, _) => (GOOD, "online"),
+        (DeviceChange::Offline, _) => (DIM, "offline"),
+        (DeviceChange::Removed, _) => (BAD, "removed"),
+        (DeviceChange::Changed, DeviceStatus::Conflict) => (BAD, status.as_str()),
+        (DeviceChange::Created | DeviceChange::Changed, DeviceStatus::Pending) => {
+            (DIM, status.as_str())
+        }
+        (DeviceChange::Created, _) => (DIM, "created"),
+        (DeviceChange::Changed, DeviceStatus::Active) => (DIM, "changed"),
     };
     let address = event.device.address.as_deref().unwrap_or_default();
     out::line(format_args!(

@@ -73,6 +73,7 @@ pub(crate) async fn run(args: Listen, form: Form) -> anyhow::Result<u8> {
         form,
         save_dir: args.save_dir,
         losses: Losses::default(),
+        way: (None, None),
         running: HashMap::new(),
         answered: VecDeque::new(),
         jobs: JoinSet::new(),
@@ -143,6 +144,18 @@ fn has_blank(text: &OsStr) -> bool {
     text.as_encoded_bytes().contains(&b' ')
 }
 
+fn print_way(way: (Option<Carrier>, Option<String>)) {
+    let (Some(carrier), Some(why)) = way else { return };
+    if why == BEING_PROVEN {
+        return;
+    }
+    let by = match carrier {
+        Carrier::Poll => "long poll",
+        Carrier::Stream | Carrier::CompatStream => "a stream with comments",
+    };
+    out::note(&format!("commands arrive by {by}: {}", out::printable(&why)));
+}
+
 struct Appliance {
     link: Arc<Link>,
     form: Form,
@@ -150,6 +163,8 @@ struct Appliance {
     save_dir: Option<PathBuf>,
     /// What was printed about lost connections.
     losses: Losses,
+    /// By which way commands arrive, and why, as it was printed.
+    way: (Option<Carrier>, Option<String>),
     /// Running commands, and how to stop them.
     running: HashMap<CommandId, StopSender>,
     /// Answered commands, oldest first.
@@ -192,14 +207,14 @@ impl Appliance {
                     out::span(retry_in)
                 ));
             }
-            Signal::Carrier { carrier: Some(carrier), why: Some(why) } if why != BEING_PROVEN => {
-                let by = match carrier {
-                    Carrier::Poll => "long poll",
-                    Carrier::Stream | Carrier::CompatStream => "a stream with comments",
-                };
-                out::note(&format!("commands arrive by {by}: {}", out::printable(&why)));
+            Signal::Carrier { carrier, why } => {
+                let way = (carrier, why);
+                if self.way != way {
+                    self.way = way.clone();
+                    print_way(way);
+                }
             }
-            Signal::Carrier { .. } | Signal::Heartbeat { .. } => {}
+            Signal::Heartbeat { .. } => {}
         }
     }
 

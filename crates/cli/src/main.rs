@@ -7,9 +7,14 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
+#[cfg(feature = "hub")]
 mod access;
 mod agent;
 mod args;
+#[cfg(feature = "hub")]
+mod ask;
+#[cfg(feature = "hub")]
+mod audit;
 mod command;
 mod commands;
 #[cfg(feature = "hub")]
@@ -26,14 +31,19 @@ mod events;
 mod exit;
 mod explain;
 mod health;
+#[cfg(feature = "hub")]
+mod label;
 mod listen;
 #[cfg(feature = "hub")]
 mod manual;
 mod out;
 mod replay;
+#[cfg(feature = "hub")]
 mod results;
+#[cfg(feature = "hub")]
 mod rollout;
 mod saved;
+#[cfg(feature = "hub")]
 mod schedule;
 mod send;
 #[cfg(feature = "hub")]
@@ -42,6 +52,7 @@ mod service_manager;
 #[cfg(feature = "hub")]
 mod settings;
 mod short_id;
+#[cfg(feature = "hub")]
 mod token;
 mod when;
 
@@ -49,6 +60,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command};
 use bellwire::{argv, output};
+#[cfg(feature = "hub")]
 use bellwire_client::api::RolloutChange;
 use out::Form;
 
@@ -97,17 +109,31 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         Command::Send(send) => send::run(send, form).await,
         Command::Status(status) => command::status(status, form).await,
         Command::Watch(watch) => command::watch(watch, form).await,
+        #[cfg(feature = "hub")]
         Command::Results(results) => results::run(results, form).await,
         Command::Cancel(cancel) => command::cancel(cancel, form).await,
+        #[cfg(feature = "hub")]
         Command::Pause(args) => rollout::change(args, RolloutChange::Pause, form).await,
+        #[cfg(feature = "hub")]
         Command::Resume(args) => rollout::change(args, RolloutChange::Resume, form).await,
+        #[cfg(feature = "hub")]
         Command::Abort(args) => rollout::change(args, RolloutChange::Abort, form).await,
+        #[cfg(feature = "hub")]
         Command::Retry(args) => rollout::retry(args, form).await,
         Command::Commands(commands) => commands::run(commands, form).await,
+        #[cfg(feature = "hub")]
         Command::Schedule { command } => schedule::run(command, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,
+        #[cfg(feature = "hub")]
+        Command::Label(args) => label::change(args, form).await,
+        #[cfg(feature = "hub")]
+        Command::Labels(args) => label::list(args, form).await,
+        #[cfg(feature = "hub")]
         Command::Token { command } => token::run(command, form).await,
+        #[cfg(feature = "hub")]
         Command::Access(access) => access::run(access, form).await,
+        #[cfg(feature = "hub")]
+        Command::Audit(audit) => audit::run(audit, form).await,
         Command::Events(events) => events::run(events, form).await,
         Command::Health(health) => health::run(health, form).await,
         Command::Doctor(doctor) => doctor::run(doctor, form).await,

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use bellwire::output::stderr_line;
 pub(crate) use bellwire::output::{StdoutError, line};
-use bellwire_proto::{Command, Delivery, DeliveryState, Device, Timestamp};
+use bellwire_proto::{
+    Command, Delivery, DeliveryState, Device, DeviceStatus, Labels, Rollout, Timestamp,
+};
 use serde::Serialize;
 
 use crate::args::ColorChoice;
@@ -34,13 +36,23 @@ pub(crate) fn set_color(choice: ColorChoice) {
 
 /// One JSON value on a line of its own.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(serde_json::to_string(value)?)?)
+    Ok(line(escaped(&serde_json::to_string(value)?))?)
 }
 
 /// An error as one JSON value on a line of standard error.
 pub(crate) fn json_error(error: &impl Serialize) {
     // Plain structures cannot fail to be written.
-    stderr_line(serde_json::to_string(error).unwrap_or_default());
+    stderr_line(escaped(&serde_json::to_string(error).unwrap_or_default()));
+}
+
+/// Labels as they are written on a command line.
+pub(crate) fn labels(labels: &Labels) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// How far a rollout is.
+pub(crate) fn rollout(rollout: &Rollout) -> String {
+    format!("{}, batch {} of {}", rollout.state.as_str(), rollout.batch, rollout.batches)
 }
 
 /// What is going on, for a person who waits.
@@ -143,18 +155,22 @@ pub(crate) fn device_heading() -> Result<(), StdoutError> {
 
 /// A device on a line.
 pub(crate) fn device(device: &Device, now: Timestamp) -> Result<(), StdoutError> {
-    let (style, state) = if device.online { (GOOD, "online") } else { (DIM, "offline") };
+    let (style, state) = match (device.status, device.online) {
+        (DeviceStatus::Conflict, _) => (BAD, device.status.as_str()),
+        (DeviceStatus::Pending, _) => (DIM, device.status.as_str()),
+        (DeviceStatus::Active, true) => (GOOD, "online"),
+        (DeviceStatus::Active, false) => (DIM, "offline"),
+    };
     let seen = match (device.online, device.last_seen_at) {
         (true, _) => "now".to_owned(),
         (false, Some(at)) => format!("{} ago", span(now.since(at))),
         (false, None) => "never".to_owned(),
     };
-    let labels: Vec<String> = device.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     line(format_args!(
         "{BOLD}{:<24}{BOLD:#} {style}{state:<8}{style:#} {:>6}  {seen:<20} {}",
         device.id.as_str(),
         device.queued,
-        labels.join(",")
+        labels(&device.labels)
     ))
 }
 
@@ -177,9 +193,30 @@ pub(crate) fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// The same JSON without the characters that control a terminal: the text comes from appliances and from whoever sends to them. (Those
+/// below U+0020 JSON escapes by itself, or they are its white space.)
+pub(crate) fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_cannot_control_the_terminal_and_means_the_same() {
+        let json = "[\"\u{9b}2J\u{7f}\u{e9}\"]";
+        assert_eq!(escaped(json), r#"["\u009b2J\u007fé"]"#);
+        let same = |json: &str| serde_json::from_str::<Vec<String>>(json).unwrap();
+        assert_eq!(same(&escaped(json)), same(json));
+    }
 
     #[test]
     fn spans_read_as_people_say_them() {

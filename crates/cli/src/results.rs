@@ -1,8 +1,11 @@
 //! `bellwire results`: what became of a command at each appliance, a line for each.
 
+use std::io::IsTerminal as _;
 use std::pin::pin;
 
+use bellwire::output::bytes;
 use bellwire_client::api::DeliveryQuery;
+use bellwire_proto::limits::PAGE_ITEMS;
 use bellwire_proto::{Delivery, DeliveryState, csv};
 use futures_util::TryStreamExt;
 
@@ -11,16 +14,13 @@ use crate::connect;
 use crate::exit;
 use crate::out::{self, BOLD, DIM, Form, StdoutError};
 
-/// Deliveries that are read at once, at most.
-const PAGE_MAX: u32 = 1000;
-
 pub(crate) async fn run(args: Results, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let id = args.id.find(&hub).await?;
-    let query = DeliveryQuery { limit: Some(PAGE_MAX), ..DeliveryQuery::default() };
+    let query = DeliveryQuery { limit: Some(PAGE_ITEMS.max as u32), ..DeliveryQuery::default() };
     let mut deliveries = pin!(hub.all_deliveries(id, query));
     if args.csv {
-        out::line(csv::DELIVERY_COLUMNS.trim_end())?;
+        csv_row(csv::DELIVERY_COLUMNS)?;
     }
     let mut any = false;
     while let Some(delivery) = deliveries.try_next().await? {
@@ -28,7 +28,7 @@ pub(crate) async fn run(args: Results, form: Form) -> anyhow::Result<u8> {
             continue;
         }
         match form {
-            _ if args.csv => out::line(csv::delivery_row(&delivery).trim_end_matches("\r\n"))?,
+            _ if args.csv => csv_row(&csv::delivery_row(&delivery))?,
             Form::Json => out::json(&delivery)?,
             Form::Text => {
                 if !any {
@@ -43,6 +43,15 @@ pub(crate) async fn run(args: Results, form: Form) -> anyhow::Result<u8> {
         out::note(if args.failed { "none has failed" } else { "it is for no appliance" });
     }
     Ok(exit::OK)
+}
+
+/// A file gets what the appliance said as it is; a terminal nothing that moves its cursor.
+fn csv_row(row: &str) -> Result<(), StdoutError> {
+    if !std::io::stdout().is_terminal() {
+        return bytes(row.as_bytes());
+    }
+    let moves = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    out::line(row.trim_end_matches("\r\n").replace(moves, "\u{fffd}"))
 }
 
 /// Whether it has ended, and not as it should.

@@ -39,20 +39,16 @@ pub(crate) async fn retry(args: Retry, form: Form) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-fn print(command: &Command, form: Form) -> anyhow::Result<()> {
+pub(crate) fn print(command: &Command, form: Form) -> anyhow::Result<()> {
     if form == Form::Json {
         return out::json(command);
     }
     out::command(command)?;
     if let Some(rollout) = &command.rollout {
         let reason = rollout.reason.as_deref().map(|reason| format!(": {reason}"));
-        out::line(format_args!(
-            "  {DIM}rollout{DIM:#} {}, batch {} of {}{}",
-            rollout.state.as_str(),
-            rollout.batch,
-            rollout.batches,
-            out::printable(&reason.unwrap_or_default())
-        ))?;
+        let reason = reason.unwrap_or_default();
+        let reason = out::printable(&reason);
+        out::line(format_args!("  {DIM}rollout{DIM:#} {}{reason}", out::rollout(rollout)))?;
     }
     Ok(())
 }

@@ -1,14 +1,16 @@
-//! `bellwire send`: one command to one appliance.
+//! `bellwire send`: a command to one appliance; `send/many.rs`: to many.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
 use bellwire_client::api::{CommandChange, DeliveryQuery, Error};
 use bellwire_client::{Controller, SendOptions};
 use bellwire_proto::json::InvalidJson;
-use bellwire_proto::{Code, Delivery, Device, DeviceId, Json, Seconds, Timestamp, limits};
+use bellwire_proto::{Action, Code, Delivery, Device, DeviceId, Json, Seconds, Timestamp, limits};
 
 use crate::args::{DataType, Send};
 use crate::exit::{self, Usage};
@@ -21,41 +23,52 @@ const HINT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A byte order mark, as some editors write it at the start of a file.
 const BOM: char = '\u{feff}';
 
-pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
+#[cfg(feature = "hub")]
+mod bars;
+#[cfg(feature = "hub")]
+mod follow;
+#[cfg(feature = "hub")]
+mod many;
+
+pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
+    if args.is_to_many() {
+        // Without the word for the appliance, all words are one further to the front.
+        args.unquoted.splice(0..0, args.data.take());
+        args.data = args.action.take();
+        args.action = Some(std::mem::take(&mut args.device));
+    }
     refuse_slips(&args)?;
     check_inputs(&args)?;
+    let action: Action = word(args.action.as_deref().unwrap_or_default(), "ACTION")?;
+    #[cfg(feature = "hub")]
+    if args.is_to_many() {
+        return many::run(args, action, form).await;
+    }
+    let device: DeviceId = word(&args.device, "DEVICE")?;
     let options = options(&args)?;
     let hub = crate::connect::controller(&args.hub)?;
-    if args.known && !lookup(&hub, &args.device).await?.is_some_and(|device| is_seen(&device)) {
+    if args.known && !lookup(&hub, &device).await?.is_some_and(|device| is_seen(&device)) {
         anyhow::bail!(
-            "{} has never connected to this hub, and with --known nothing is sent to it; the names of those that have: \
-             bellwire devices",
-            args.device
+            "{device} has never connected to this hub, and with --known nothing is sent to it; the names of those that have: \
+             bellwire devices"
         );
     }
-    let (options, not_before) = match args.at {
-        None => (options, None),
-        Some(at) => {
-            // The hub's clock decides when that is.
-            let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
-            let at = at.next(now).map_err(|e| Usage(format!("--at: {e}")))?;
-            let note = format!("to be sent at {at}, in {}", out::span(at.since(now)));
-            (options.not_before(at), Some(note))
-        }
-    };
+    let (at, not_before) = not_before(&hub, &args).await?.unzip();
+    let options = at.into_iter().fold(options, SendOptions::not_before);
     // Beside the command, so that it takes no time of its own.
     let presence = tokio::spawn({
-        let (hub, device) = (hub.clone(), args.device.clone());
+        let (hub, device) = (hub.clone(), device.clone());
         async move { lookup(&hub, &device).await }
     });
-    let sent = hub.send(&args.device, &args.action, &options).await?;
+    let sent = hub.send(&device, &action, &options).await?;
     let hint = async {
         match tokio::time::timeout(HINT_TIMEOUT, presence).await {
             Ok(Ok(Ok(device))) => hint(device.as_ref(), &sent),
             _ => None,
         }
     };
-    let Some(wait) = args.wait.filter(|wait| wait.get() > 0) else {
+    let wait = args.wait.map(|wait| wait.unwrap_or(Seconds::new(limits::WAIT_S.max)));
+    let Some(wait) = wait.filter(|wait| wait.get() > 0) else {
         print(&sent, form)?;
         if form == Form::Text {
             not_before.inspect(|note| out::note(note));
@@ -67,8 +80,8 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     if form == Form::Text {
         // A user who stops waiting needs the id.
         out::note(&format!(
-            "waiting for {} (Ctrl-C ends the waiting, not the command: bellwire watch {})",
-            args.device, sent.command
+            "waiting for {device} (Ctrl-C ends the waiting, not the command: bellwire watch {})",
+            sent.command
         ));
     }
     hint.await
@@ -85,17 +98,37 @@ pub(crate) async fn run(args: Send, form: Form) -> anyhow::Result<u8> {
     Ok(exit::of_state(delivery.state))
 }
 
+/// A word of the command line.
+fn word<T: FromStr<Err: Display>>(text: &str, name: &str) -> Result<T, Usage> {
+    text.parse()
+        .map_err(|e| Usage(format!("invalid value '{}' for '<{name}>': {e}", out::printable(text))))
+}
+
+/// When it is to be sent, if not now, and a note about it.
+async fn not_before(hub: &Controller, args: &Send) -> anyhow::Result<Option<(Timestamp, String)>> {
+    let Some(at) = args.at else { return Ok(None) };
+    // The hub's clock decides when that is.
+    let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
+    let at = at.next(now).map_err(|e| Usage(format!("--at: {e}")))?;
+    Ok(Some((at, format!("to be sent at {at}, in {}", out::span(at.since(now))))))
+}
+
 /// What clap takes, and is a slip.
 fn refuse_slips(args: &Send) -> Result<(), Usage> {
+    let to = if args.is_to_many() { "…" } else { &args.device };
+    let action = args.action.as_deref().unwrap_or_default();
     if let (Some(first), [_, ..]) = (&args.data, args.unquoted.as_slice()) {
         let text = format!("{first} {}", args.unquoted.join(" "));
         let quoted = text.replace('\'', r"'\''");
         return Err(Usage(format!(
             "data with a blank go in quotes: bellwire send {} {} '{}'",
-            args.device,
-            args.action,
+            out::printable(to),
+            out::printable(action),
             out::printable(&quoted)
         )));
+    }
+    if args.data.is_some() && args.data_file.is_some() {
+        return Err(Usage("the data are an argument or in --data-file, not both".to_owned()));
     }
     if args.at.is_some() && args.wait.is_some() {
         return Err(Usage(
@@ -187,9 +220,9 @@ fn hint(device: Option<&Device>, sent: &Delivery) -> Option<Hint> {
 fn check_inputs(args: &Send) -> Result<(), Usage> {
     let is_dash = |file: &Option<std::path::PathBuf>| file.as_deref() == Some("-".as_ref());
     let reads_data = args.data.as_deref() == Some("-") || is_dash(&args.data_file);
-    if reads_data && is_dash(&args.hub.token_file) {
-        let once = "standard input is read once: put the token into a file, or into BELLWIRE_TOKEN";
-        return Err(Usage(once.to_owned()));
+    crate::connect::reads_once(&args.hub, reads_data)?;
+    if args.ttl.is_some_and(|ttl| ttl.get() > limits::TTL_S.max) {
+        return Err(Usage("--ttl is from 0s to 7d".to_owned()));
     }
     // The same key with another request would be refused, at the one moment when the key is needed.
     if args.idempotency_key.is_some() && matches!(args.at, Some(Moment::Span(_))) {
@@ -202,33 +235,43 @@ fn check_inputs(args: &Send) -> Result<(), Usage> {
     Ok(())
 }
 
+/// The data as it is sent.
+enum Data {
+    None,
+    Json(Json),
+    Text(String),
+}
+
+fn typed_data(args: &Send) -> anyhow::Result<Data> {
+    let Some(text) = data(args)? else { return Ok(Data::None) };
+    Ok(match args.data_type {
+        DataType::Text => Data::Text(text),
+        DataType::Auto | DataType::Json => match (json(&text), args.data_type) {
+            (Ok(json), _) => Data::Json(json),
+            (Err(e), DataType::Json) => {
+                return Err(Usage(format!("the data is {e}")).into());
+            }
+            (Err(e), _) if begins_like_json(&text) => {
+                return Err(Usage(format!(
+                    "the data begins like JSON and is {e}; if it is meant as text, add --type text"
+                ))
+                .into());
+            }
+            (Err(_), _) => Data::Text(text),
+        },
+    })
+}
+
 fn options(args: &Send) -> anyhow::Result<SendOptions> {
-    let mut options = SendOptions::default();
-    if let Some(text) = data(args)? {
-        options = match args.data_type {
-            DataType::Text => options.text(text),
-            DataType::Auto | DataType::Json => match (json(&text), args.data_type) {
-                (Ok(json), _) => options.json(json),
-                (Err(e), DataType::Json) => {
-                    return Err(Usage(format!("the data is {e}")).into());
-                }
-                (Err(e), _) if begins_like_json(&text) => {
-                    return Err(Usage(format!(
-                        "the data begins like JSON and is {e}; if it is meant as text, add --type text"
-                    ))
-                    .into());
-                }
-                (Err(_), _) => options.text(text),
-            },
-        };
-    }
+    let mut options = match typed_data(args)? {
+        Data::None => SendOptions::default(),
+        Data::Json(json) => SendOptions::default().json(json),
+        Data::Text(text) => SendOptions::default().text(text),
+    };
     if let Some(ttl) = args.ttl {
-        if ttl.get() > limits::TTL_S.max {
-            return Err(Usage("--ttl is from 0s to 7d".to_owned()).into());
-        }
         options = options.ttl(ttl);
     }
-    if let Some(wait) = args.wait {
+    if let Some(Some(wait)) = args.wait {
         // The hub would refuse it; report that before anything is sent.
         if !limits::WAIT_S.contains(wait.get()) {
             return Err(Usage("--wait is at most 5m".to_owned()).into());

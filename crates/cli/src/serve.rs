@@ -19,6 +19,7 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     if let Some(warning) = settings::unknown_variables(&loaded) {
         tracing::warn!("{warning}");
     }
+    leave_no_core_file();
     let connections_max = connections_that_fit(&loaded);
     let Loaded { mut config, .. } = loaded;
     config.connections_max = connections_max;
@@ -67,6 +68,15 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
         }
         _ = terminate.recv() => Ok(exit::FAILED),
         _ = interrupt.recv() => Ok(exit::FAILED),
+    }
+}
+
+/// A core file would have every secret that was in use. Who needs one raises the limit of the process again: prlimit --core.
+/// One byte and not none: a program in core_pattern is held back by that alone (core(5)), and no file is so short.
+fn leave_no_core_file() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Core);
+    if let Err(e) = setrlimit(Resource::Core, Rlimit { current: Some(1), maximum }) {
+        tracing::warn!("a crash may leave a core file, with the secrets that are in use: {e}");
     }
 }
 

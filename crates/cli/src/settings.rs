@@ -6,7 +6,7 @@ use bellwire_hub::app::{self, StartError};
 use bellwire_hub::config::{Config, Fault, Loaded, Origin, VARIABLE_PREFIX};
 
 use crate::args::{ConfigCommand, HubSettings};
-use crate::config_lines::{line_of, quotes_hint};
+use crate::config_lines::{line_in_table, line_of, quotes_hint};
 use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 
@@ -52,6 +52,12 @@ fn with_file(fault: &Fault, file: Option<(&Path, &str)>) -> String {
             Some(line) => format!("{path}, line {line}: {fault}"),
             None => format!("{path}: {fault}"),
         },
+        Fault::Table { table, number, key, .. } => {
+            match line_in_table(text, table, *number, key.as_deref()) {
+                Some(line) => format!("{path}, line {line}: {fault}"),
+                None => format!("{path}: {fault}"),
+            }
+        }
         _ => fault.to_string(),
     }
 }

@@ -45,7 +45,7 @@ impl CommandRef {
             return Ok(());
         }
         Err(Usage(format!(
-            "the id of a command to cancel is given by at least {DIGITS_MIN} digits: bellwire commands shows them"
+            "the id of a command is given by at least {DIGITS_MIN} digits: bellwire commands shows them"
         )))
     }
 

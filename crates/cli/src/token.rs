@@ -6,7 +6,7 @@ use std::pin::pin;
 
 use bellwire_client::Controller;
 use bellwire_proto::{
-    CreatedToken, Join, NewToken, Problem, Role, RoleName, Scope, Token, TokenId,
+    CreatedToken, Join, NewToken, Problem, Role, RoleName, Scope, Timestamp, Token, TokenId,
 };
 use futures_util::TryStreamExt;
 
@@ -16,15 +16,16 @@ use crate::connect;
 use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form};
 
-#[cfg(feature = "hub")]
 mod stopped;
 
 /// Where the tokens are.
 enum Place {
     Hub(Controller),
-    #[cfg(feature = "hub")]
     Stopped(Box<stopped::StoppedHub>),
 }
+
+const NEXT_STEP: &str = "from now on the hub asks everyone for a token; store this one in a file of mode 0600, then: bellwire \
+                         context add NAME HUB --token-file FILE --use";
 
 pub(crate) async fn run(command: TokenCommand, form: Form) -> anyhow::Result<u8> {
     match command {
@@ -50,12 +51,19 @@ async fn create(args: &TokenCreate, form: Form) -> anyhow::Result<u8> {
     let created = place.create(&new).await;
     place.close().await;
     let created = created?;
+    // When it was made is now, by the hub's clock.
+    let now = created.info.created_at.unwrap_or_default();
     match form {
         Form::Json => out::json(&created)?,
         Form::Text => {
             out::line(created.token.0.expose())?;
             if !args.quiet {
-                out::note(&format!("{} It is shown this once.", sentence(&created.info)));
+                let told = sentence(&created.info, now);
+                out::note(&format!("{told} It is shown this once."));
+                // Made by nobody: until now the hub asked for no token.
+                if created.info.role == Role::Admin && created.info.created_by.is_none() {
+                    out::note(NEXT_STEP);
+                }
             }
         }
     }
@@ -104,28 +112,32 @@ fn new_token(args: &TokenCreate) -> Result<NewToken, Usage> {
 }
 
 async fn list(place: &Place, form: Form) -> anyhow::Result<u8> {
+    let now = place.now().await?;
     let mut tokens = pin!(place.tokens());
-    let mut any = false;
+    let (mut any, mut admin) = (false, false);
     while let Some(token) = tokens.try_next().await? {
-        any = true;
+        (any, admin) = (true, admin || token.role == Role::Admin);
         match form {
             Form::Json => out::json(&token)?,
-            Form::Text => print(&token)?,
+            Form::Text => print(&token, now)?,
         }
     }
-    if !any && form == Form::Text {
-        out::note("no tokens: the hub is open; bellwire token create --role admin closes it");
+    if !admin && form == Form::Text {
+        let tokens = if any { "no admin token" } else { "no tokens" };
+        out::note(&format!(
+            "{tokens}: the hub is open to everyone; bellwire token create --role admin closes it"
+        ));
     }
     Ok(exit::OK)
 }
 
-fn print(token: &Token) -> anyhow::Result<()> {
+fn print(token: &Token, now: Timestamp) -> anyhow::Result<()> {
     let id = token.id.map(|id| id.to_string()).unwrap_or_default();
     let used = match token.last_used_at {
         Some(at) => format!("last used {at}"),
         None => "never used".to_owned(),
     };
-    out::line(format_args!("{BOLD}{id}{BOLD:#}  {}  {DIM}{used}{DIM:#}", sentence(token)))?;
+    out::line(format_args!("{BOLD}{id}{BOLD:#}  {}  {DIM}{used}{DIM:#}", sentence(token, now)))?;
     Ok(())
 }
 
@@ -143,20 +155,32 @@ async fn revoke(place: &Place, tokens: &[TokenId], form: Form) -> anyhow::Result
 
 impl Place {
     async fn of(at: &TokenPlace) -> anyhow::Result<Self> {
-        #[cfg(feature = "hub")]
         if let Some(data_dir) = &at.data_dir {
             match stopped::StoppedHub::open(data_dir).await? {
                 Some(hub) => return Ok(Self::Stopped(Box::new(hub))),
+                // Another hub may be the one of the context, or of the default.
+                None if at.hub.hub.is_none() && at.hub.context.is_none() => {
+                    let folder = data_dir.display();
+                    let hint = "say where it is, and it is asked: --hub URL, or --context NAME";
+                    return Err(Usage(format!("a hub runs with {folder}: {hint}")).into());
+                }
                 None => out::note("a hub runs with this data folder: it is asked"),
             }
         }
         Ok(Self::Hub(connect::controller(&at.hub)?))
     }
 
+    /// The time by the hub's clock.
+    async fn now(&self) -> anyhow::Result<Timestamp> {
+        match self {
+            Self::Hub(hub) => Ok(Timestamp::from_unix_ms(hub.ping().await?.time_ms)),
+            Self::Stopped(hub) => Ok(hub.now()),
+        }
+    }
+
     async fn create(&self, new: &NewToken) -> anyhow::Result<CreatedToken> {
         match self {
             Self::Hub(hub) => Ok(hub.create_token(new).await?),
-            #[cfg(feature = "hub")]
             Self::Stopped(hub) => hub.create(new).await.map_err(refused),
         }
     }
@@ -165,7 +189,6 @@ impl Place {
         use futures_util::StreamExt as _;
         match self {
             Self::Hub(hub) => hub.all_tokens().map_err(anyhow::Error::from).boxed(),
-            #[cfg(feature = "hub")]
             Self::Stopped(hub) => hub.tokens().map_err(refused).boxed(),
         }
     }
@@ -173,20 +196,17 @@ impl Place {
     async fn revoke(&self, token: TokenId) -> anyhow::Result<()> {
         match self {
             Self::Hub(hub) => Ok(hub.revoke_token(token).await?),
-            #[cfg(feature = "hub")]
             Self::Stopped(hub) => hub.revoke(token).await.map_err(refused),
         }
     }
 
     async fn close(self) {
-        #[cfg(feature = "hub")]
         if let Self::Stopped(hub) = self {
             hub.close().await;
         }
     }
 }
 
-#[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "a stopped hub alone refuses so"))]
 fn refused(problem: Problem) -> anyhow::Error {
     anyhow::anyhow!("{}", problem.detail)
 }

@@ -41,8 +41,8 @@ fn a_bad_value_is_answered_by_what_the_option_takes() {
         assert!(!text.contains("non-zero type") && !text.contains("unexpected arg"), "{text}");
     }
     // What looks like an option is not a value.
-    let slip = bellwire(&["send", "k", "a", "--idempotency-key", "--dry-run"]).output().unwrap();
-    assert!(stderr(&slip).contains("--dry-run"), "{slip:?}");
+    let slip = bellwire(&["send", "k", "a", "--idempotency-key", "--dry-ran"]).output().unwrap();
+    assert!(stderr(&slip).contains("--dry-ran"), "{slip:?}");
     assert_eq!(slip.status.code(), Some(2));
 }
 

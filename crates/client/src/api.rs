@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bellwire_proto::limits::{RESPONSE_BYTES_MAX, RESPONSE_TIMEOUT};
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -22,21 +22,25 @@ use crate::transport::{
     HttpTransport, RequestSent, Transport, TransportError, TransportStage, read_body,
 };
 
+mod audit;
 mod command;
 mod device;
 mod error;
 mod events;
 mod listen;
 mod page;
+mod registry;
 mod rollout;
 mod schedule;
 mod token;
 
+pub use audit::AuditQuery;
 pub use command::{CommandQuery, DeliveryQuery, NewCommand, SendOptions, Target};
 pub use device::{BatchAnswer, DeviceQuery, PollOptions, Pong};
 pub use error::Error;
 pub use events::{CommandChange, Events, HubChange, HubState};
 pub use listen::{ListenOptions, Listener, Signal, Way};
+pub use registry::LabelsTag;
 pub use rollout::RolloutChange;
 
 /// A client of a hub's API.
@@ -209,6 +213,8 @@ struct Success<'a> {
     body: Bytes,
     /// If the transport knows it.
     sent: Option<Instant>,
+    /// The tag of what was answered, if it has one.
+    tag: Option<HeaderValue>,
 }
 
 impl Controller {
@@ -260,15 +266,7 @@ impl<'a> Call<'a> {
     async fn send(self) -> Result<Success<'a>, Error> {
         let hub = self.hub;
         let (head, body) = self.exchange().await?;
-        if head.status.is_success() {
-            return Ok(Success { hub, body, sent: request_sent(&head) });
-        }
-        if let (true, Some(location)) = (head.status.is_redirection(), head.headers.get(LOCATION)) {
-            let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
-            return Err(Error::redirect(hub.url(), location));
-        }
-        let retry_after = retry_after(&head.headers, None);
-        Err(Error::of_answer(hub.url(), head.status, retry_after, &body))
+        Success::of(hub, &head, body)
     }
 
     /// Sends it, and returns any response that arrives in time.
@@ -301,7 +299,21 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Success<'_> {
+impl<'a> Success<'a> {
+    /// A response; one without a status of success is an error.
+    fn of(hub: &'a Controller, head: &http::response::Parts, body: Bytes) -> Result<Self, Error> {
+        if head.status.is_success() {
+            let tag = head.headers.get(ETAG).cloned();
+            return Ok(Self { hub, body, sent: request_sent(head), tag });
+        }
+        if let (true, Some(location)) = (head.status.is_redirection(), head.headers.get(LOCATION)) {
+            let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
+            return Err(Error::redirect(hub.url(), location));
+        }
+        let retry_after = retry_after(&head.headers, None);
+        Err(Error::of_answer(hub.url(), head.status, retry_after, &body))
+    }
+
     fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
         serde_json::from_slice(&self.body)
             .map_err(|error| self.hub.foreign(format!("its response cannot be parsed: {error}")))

@@ -113,7 +113,7 @@ pub enum Output {
         /// Milliseconds from now.
         retry_in_ms: u64,
     },
-    /// [`Path::status`] has changed.
+    /// [`Path::status`] has changed, or what the next run needs of [`Path::verdict`].
     Changed,
 }
 
@@ -130,7 +130,11 @@ pub struct Path {
     exchanges: Exchanges,
     /// Replaces the next pause, once.
     next_delay_ms: Option<u64>,
+    /// When the last byte came before a stream became suspect or broke; `None` once something has arrived on any way.
+    silent_since: Option<u64>,
     status: PathStatus,
+    /// Those of the last [`Output::Changed`].
+    hints: status::Hints,
 }
 
 /// Whether the hub has answered on any way since the last loss.
@@ -161,9 +165,12 @@ impl Path {
             received: Received::new(settings.cursor),
             exchanges: Exchanges::default(),
             next_delay_ms: None,
+            silent_since: None,
             status: PathStatus::new(now),
+            hints: Default::default(),
             settings,
         };
+        path.hints = path.hints();
         path.advance(now);
         path
     }
@@ -196,12 +203,12 @@ impl Path {
 
     /// What a later run may begin with.
     pub fn verdict(&self) -> Verdict {
-        Verdict {
-            rung: self.streamer.verdict(),
-            hold_s: self.poller.hold_s(),
-            heartbeat_s: self.streamer.negotiated_s(),
-            why: self.streamer.why().map(str::to_owned),
-        }
+        let (rung, hold_s, heartbeat_s) = self.hints();
+        Verdict { rung, hold_s, heartbeat_s, why: self.streamer.why().map(str::to_owned) }
+    }
+
+    fn hints(&self) -> status::Hints {
+        (self.streamer.verdict(), self.poller.hold_s(), self.streamer.negotiated_s())
     }
 
     /// The highest seq that arrived, for `last_event_id`.
@@ -209,8 +216,18 @@ impl Path {
         self.received.cursor()
     }
 
-    /// Whether a command is new: the same attempt may arrive on both ways.
-    pub fn receive(&mut self, id: CommandId, seq: Seq, attempt: u32) -> bool {
+    /// Whether a command that a poll brought is new: the same attempt may arrive on both ways.
+    pub fn receive_polled(&mut self, now: u64, id: CommandId, seq: Seq, attempt: u32) -> bool {
+        let is_new = self.received.insert(id, seq, attempt);
+        if is_new {
+            self.await_copy(now, (id, attempt));
+        }
+        is_new
+    }
+
+    /// Whether a command that the stream brought is new. Call [`Path::handle_stream_activity`] then.
+    pub fn receive_streamed(&mut self, now: u64, id: CommandId, seq: Seq, attempt: u32) -> bool {
+        self.note_copy(now, (id, attempt));
         self.received.insert(id, seq, attempt)
     }
 
@@ -222,7 +239,7 @@ impl Path {
     /// The network is another one, or an operator asks: rests and backoffs are void, and everything is tried at once.
     pub fn network_changed(&mut self, now: u64) {
         self.exchanges = Exchanges::default();
-        self.next_delay_ms = None;
+        (self.next_delay_ms, self.silent_since) = (None, None);
         if self.streamer.reset() {
             self.outputs.push_back(Output::CloseStream);
         }
@@ -272,11 +289,12 @@ impl Path {
         self.start_poll(now);
         self.start_stream(now);
         self.confirm_again();
+        self.streamer.settle();
         let carrier = if self.streamer.carries() {
             Some(self.streamer.carrier())
         } else if self.is_lost() {
             None
-        } else if self.poller.fails() && self.streamer.is_live() {
+        } else if self.poller.fails() && self.streamer.is_live() && !self.streamer.is_suspect() {
             Some(self.streamer.carrier())
         } else {
             Some(Carrier::Poll)
@@ -289,7 +307,10 @@ impl Path {
             }
             None => self.poller.why.clone(),
         };
-        if self.status.update(now, carrier, why, self.streamer.rest_until()) {
+        self.status.silent_since_ms = self.silent_since.filter(|_| carrier.is_some());
+        let hints = self.hints();
+        let has_news = std::mem::replace(&mut self.hints, hints) != hints;
+        if self.status.update(now, carrier, why, self.streamer.rest_until()) || has_news {
             self.outputs.push_back(Output::Changed);
         }
     }

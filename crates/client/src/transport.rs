@@ -103,6 +103,16 @@ pub trait Transport: Send + Sync + 'static {
     fn base(&self) -> Option<BaseStatus> {
         None
     }
+
+    /// Whether requests may come to go to this hub through this proxy, each named as in [`BaseStatus`].
+    fn may_use(&self, _hub: &str, _proxy: &str) -> bool {
+        true
+    }
+
+    /// The URL of the proxy that requests to `uri` go through, without credentials. Of several bases it is that of the last one.
+    fn proxy(&self, _uri: &http::Uri) -> Option<String> {
+        None
+    }
 }
 
 impl<T: Transport + ?Sized> Transport for Arc<T> {
@@ -120,6 +130,14 @@ impl<T: Transport + ?Sized> Transport for Arc<T> {
 
     fn base(&self) -> Option<BaseStatus> {
         (**self).base()
+    }
+
+    fn may_use(&self, hub: &str, proxy: &str) -> bool {
+        (**self).may_use(hub, proxy)
+    }
+
+    fn proxy(&self, uri: &http::Uri) -> Option<String> {
+        (**self).proxy(uri)
     }
 }
 
@@ -173,6 +191,9 @@ impl TransportError {
         if let Some(other) = bases::NotTheHub::of(self) {
             return Some(other.advice());
         }
+        if bases::NoHubBehind::of(self).is_some() {
+            return Some("is the hub running?".to_owned());
+        }
         match self.stage {
             TransportStage::Untrusted => Some(
                 "a middlebox answers in place of the server, such as the sign-in page of a guest network, or the server \
@@ -193,6 +214,32 @@ impl TransportError {
         self.source.downcast_ref()
     }
 
+    /// Whether the server's own address was reached, not through a proxy, and refused the connection.
+    pub fn is_refused_by_server(&self) -> bool {
+        let unreachable = self.source.downcast_ref::<dial::Unreachable>();
+        unreachable.is_some_and(dial::Unreachable::is_refused)
+    }
+
+    /// Whether the time to connect was over.
+    pub fn is_timeout(&self) -> bool {
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(&*self.source);
+        while let Some(error) = cause {
+            if error.is::<connector::TooSlow>() {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
+    /// The status with which a proxy, or a server before the hub, says that it does not reach the hub.
+    pub(crate) fn gateway_status(&self) -> Option<http::StatusCode> {
+        match self.proxy_refusal() {
+            Some(refusal) => refusal.is_unavailable().then_some(refusal.status),
+            None => bases::NoHubBehind::of(self).map(|behind| behind.status),
+        }
+    }
+
     /// Whether the proxy is what cannot be reached, so that nothing is known of the server behind it.
     pub fn is_of_proxy(&self) -> bool {
         let proxy = self.source.downcast_ref::<proxy::ProxyFault>();
@@ -210,7 +257,12 @@ impl fmt::Display for TransportError {
         if let Some(other) = bases::NotTheHub::of(self) {
             return other.fmt(f);
         }
+        if let Some(behind) = bases::NoHubBehind::of(self) {
+            return behind.fmt(f);
+        }
+        let is_unavailable = self.proxy_refusal().is_some_and(ProxyRefusal::is_unavailable);
         f.write_str(match self.stage {
+            TransportStage::ProxyRefused if is_unavailable => "the proxy does not reach the server",
             TransportStage::Connect => "cannot connect",
             TransportStage::Untrusted => "cannot connect securely",
             TransportStage::Encoding => "the response cannot be decoded",
@@ -236,6 +288,10 @@ impl fmt::Display for TransportError {
                 return write!(f, ": {error}");
             }
             let text = error.to_string();
+            // The words of rustls are for its users.
+            if self.stage == TransportStage::Body && text.contains("close_notify") {
+                return f.write_str(": the connection was cut");
+            }
             if !shown.contains(&text) {
                 write!(f, ": {text}")?;
                 shown.push_str(&text);
@@ -277,4 +333,18 @@ pub(crate) async fn read_body(
         whole.extend_from_slice(&chunk);
     }
     Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A status line ended in the address of a page of the manual of rustls.
+    #[test]
+    fn a_connection_of_tls_that_was_cut_is_described_without_the_words_of_a_library() {
+        let eof = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls";
+        let eof = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, eof);
+        let error = TransportError::new(TransportStage::Body, eof);
+        assert_eq!(error.to_string(), "the response broke off: the connection was cut");
+    }
 }

@@ -184,6 +184,51 @@ async fn a_batch_is_answered_item_by_item() {
 }
 
 #[tokio::test]
+async fn a_change_of_labels_rests_on_the_tag_that_was_read_and_one_that_no_longer_fits_is_no_error()
+{
+    let server = Server::start().await;
+    let (hub, device_id) = (hub(&server), kiosk());
+    let tagged = "200 OK\ncontent-type: application/json\netag: \"one\"";
+    let read = exchange(&server, hub.device_and_tag(&kiosk()), tagged, &device("a")).await.0;
+    let (_, tag) = read.unwrap();
+    let patch = BTreeMap::from([("site".to_owned(), None)]);
+    let serve = |head: &'static str, body: String| {
+        let server = &server;
+        async move {
+            let request = server.request().await;
+            let sent = format!("{} {:?}", request.method, request.header("if-match"));
+            request.answer(head, &body).await;
+            sent
+        }
+    };
+    let both = within("a merge", async {
+        tokio::join!(hub.merge_labels_if(&device_id, &patch, &tag), serve(tagged, device("a")))
+    });
+    let (made, sent) = both.await;
+    assert_eq!(
+        (made.unwrap().unwrap().1, sent.as_str()),
+        (tag.clone(), r#"PATCH Some("\"one\"")"#)
+    );
+    let changed = "412 Precondition Failed\ncontent-type: application/problem+json";
+    let problem =
+        r#"{"type":"about:blank","title":"t","status":412,"detail":"d","code":"conflict"}"#;
+    let labels = BTreeMap::new();
+    let both = within("a replacement", async {
+        tokio::join!(
+            hub.put_labels_if(&device_id, &labels, &tag),
+            serve(changed, problem.to_owned())
+        )
+    });
+    let (made, sent) = both.await;
+    assert_eq!((made.unwrap(), sent.as_str()), (None, r#"PUT Some("\"one\"")"#));
+    // A gateway's own 412 says nothing of the labels.
+    let both = within("a gateway", async {
+        tokio::join!(hub.put_labels_if(&device_id, &labels, &tag), serve(changed, String::new()))
+    });
+    assert!(matches!(both.await.0, Err(Error::Foreign { .. })));
+}
+
+#[tokio::test]
 async fn lists_are_fetched_page_by_page() {
     let server = Server::start().await;
     let hub = hub(&server);
@@ -200,7 +245,7 @@ async fn lists_are_fetched_page_by_page() {
     };
     let pages = async {
         let first = server.request().await;
-        assert_eq!(first.target, "/v1/devices?select=site+in+%28lyon%29&online=true&limit=2");
+        assert_eq!(first.target, "/v1/devices?select=site%3Dlyon&online=true&limit=2");
         let body = format!(r#"{{"items":[{},{}],"next":"c/1"}}"#, device("a"), device("b"));
         first.answer(JSON, &body).await;
         let second = server.request().await;

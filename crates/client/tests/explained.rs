@@ -150,7 +150,10 @@ async fn a_dead_proxy_is_named_and_the_hub_is_not() {
     let refuse = async { proxy.request().await.answer("503 Service Unavailable", "").await };
     let (error, ()) = tokio::join!(hub.ping(), refuse);
     let error = error.unwrap_err().to_string();
-    assert!(error.contains("refuses to connect") && error.contains(&proxy.url("")), "{error}");
+    assert!(
+        error.contains("does not reach the server") && error.contains(&proxy.url("")),
+        "{error}"
+    );
 }
 
 #[test]

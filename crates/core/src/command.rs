@@ -240,8 +240,11 @@ impl Commands {
         self.jobs.len() + self.selections.len() + self.steps.len() + self.held_back.len()
     }
 
+    /// Whether no more commands may be expanded, cancelled or have their targets looked for. Those that are rolled out
+    /// do not count: one that is paused would refuse others for weeks.
     pub(crate) fn is_full(&self) -> bool {
-        self.jobs.len() + self.selections.len() >= COMMANDS_TO_MANY_MAX
+        let jobs = self.jobs.values().filter(|job| !job.is_rolling_out()).count();
+        jobs + self.selections.len() >= COMMANDS_TO_MANY_MAX
     }
 
     // --- Expansion ---

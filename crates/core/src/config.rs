@@ -20,6 +20,8 @@ pub struct Config {
     pub max_in_flight: usize,
     /// After how long each stream is given its planned end, give or take a fifth; `None` is never.
     pub stream_max: Option<Duration>,
+    /// Streams that one token may have; one more is refused. `None` is no limit.
+    pub streams_per_token: Option<u64>,
     /// Whether an unknown device is created when it first listens or a command for it is stored, while the hub is
     /// open. On a closed hub it must be registered or enrolled.
     pub create_on_sight: bool,
@@ -65,6 +67,7 @@ impl Default for Config {
             queue_max: limits::QUEUE_MAX,
             max_in_flight: limits::MAX_IN_FLIGHT,
             stream_max: None,
+            streams_per_token: Some(limits::STREAMS_PER_TOKEN.default),
             create_on_sight: true,
             calendar: Calendar::default(),
         }

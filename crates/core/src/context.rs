@@ -1,10 +1,11 @@
 //! What all entities share: the settings, the open streams and requests, and the outputs on their way
 //! out of the core.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bellwire_proto::{Code, CommandId, DeviceId, Problem, Timestamp, TokenId};
 
+use crate::audit::Audits;
 use crate::command::Commands;
 use crate::config::{Config, SeqSource};
 use crate::grant::{GrantDecision, Grants};
@@ -27,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) random: SplitMix,
     pub(crate) draining: bool,
     pub(crate) observed: bool,
+    /// The devices that are online, for lists of them.
+    pub(crate) online: BTreeSet<DeviceId>,
     pub(crate) watched: HashMap<CommandId, usize>,
     pub(crate) due: DueTimes,
     /// Keys whose first send was decided on, and whose other requests have yet to be answered.
@@ -34,6 +37,10 @@ pub(crate) struct Context {
     /// Commands to many that are being expanded or cancelled.
     pub(crate) commands: Commands,
     pub(crate) grants: Grants,
+    /// Why the store has no space for another command, if it has not.
+    pub(crate) store_full: Option<&'static str>,
+    /// What is written of requests that change something.
+    pub(crate) audits: Audits,
     /// Enrolments that were decided on at their device.
     pub(crate) grant_decisions: VecDeque<GrantDecision>,
     pub(crate) schedules: Schedules,
@@ -101,6 +108,15 @@ impl Context {
     /// Whether an unknown device may be created by listening or by a command for it.
     pub(crate) fn creates_on_sight(&self) -> bool {
         self.config.create_on_sight && self.grants.is_open()
+    }
+
+    /// Checks that another command may be stored: the hub goes on, and its store has space.
+    pub(crate) fn may_store(&self) -> Result<(), Problem> {
+        match self.store_full {
+            _ if self.draining => Err(Problem::draining()),
+            Some(why) => Err(Problem::new(Code::QueueFull, why)),
+            None => Ok(()),
+        }
     }
 
     /// Refuses a request at once: nothing of it was decided.

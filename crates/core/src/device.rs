@@ -324,10 +324,6 @@ impl Device {
         self.contacts.seen(now.wall);
     }
 
-    pub(crate) fn is_online(&self) -> bool {
-        self.contacts.is_online()
-    }
-
     pub(crate) fn presence(&self, now: Now) -> Presence {
         let presence = self.contacts.presence(self.listeners.transport(now.instant), now.wall);
         Presence { conflict: self.rivalry.is_conflict(), ..presence }

@@ -13,6 +13,7 @@ use bellwire_proto::{DeviceId, Labels, Role, Timestamp, TokenId};
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Enrolment, TokenUse};
 use crate::record::{TokenRecord, TxnId};
+use crate::time::{ExpiryClock, Instant, Now};
 
 /// All tokens, as far as they are in memory.
 #[derive(Debug, Default)]
@@ -22,9 +23,12 @@ pub(crate) struct Grants {
     entries: HashMap<TokenId, Entry>,
     /// The open streams of each token, so that its end costs no walk over all streams.
     sessions: BTreeSet<(TokenId, SessionId)>,
+    /// How many a token has, if that is more than one: most are of a device, which has one.
+    several: HashMap<TokenId, u64>,
     /// When the tokens of open streams expire.
     expiries: BTreeSet<(Timestamp, TokenId)>,
     expiry_of: HashMap<TokenId, Timestamp>,
+    clock: ExpiryClock,
 }
 
 /// A token that is being looked up or changed.
@@ -134,7 +138,11 @@ impl Grants {
 
     /// What is in memory: tokens that are changed, and those of open streams.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len() + self.sessions.len() + self.expiries.len() + self.expiry_of.len()
+        self.entries.len()
+            + self.sessions.len()
+            + self.several.len()
+            + self.expiries.len()
+            + self.expiry_of.len()
     }
 
     // --- Tokens that are changed ---
@@ -207,6 +215,7 @@ impl Grants {
     /// The requests that wait, when nothing will be decided any more.
     pub(crate) fn abandon(&mut self) -> Vec<RequestId> {
         self.sessions.clear();
+        self.several.clear();
         self.expiries.clear();
         self.expiry_of.clear();
         let entries = std::mem::take(&mut self.entries);
@@ -216,7 +225,10 @@ impl Grants {
     // --- Streams ---
 
     pub(crate) fn begin_session(&mut self, token: TokenUse, session: SessionId) {
-        self.sessions.insert((token.id, session));
+        let has_another = self.sessions_of(token.id).next().is_some();
+        if self.sessions.insert((token.id, session)) && has_another {
+            *self.several.entry(token.id).or_insert(1) += 1;
+        }
         if let Some(at) = token.expires_at {
             self.expiries.insert((at, token.id));
             self.expiry_of.insert(token.id, at);
@@ -224,12 +236,25 @@ impl Grants {
     }
 
     pub(crate) fn end_session(&mut self, token: TokenId, session: SessionId) {
-        self.sessions.remove(&(token, session));
+        if self.sessions.remove(&(token, session))
+            && let Some(count) = self.several.get_mut(&token)
+        {
+            *count -= 1;
+            if *count <= 1 {
+                self.several.remove(&token);
+            }
+        }
         if self.sessions_of(token).next().is_none()
             && let Some(at) = self.expiry_of.remove(&token)
         {
             self.expiries.remove(&(at, token));
         }
+    }
+
+    /// How many streams of a token are open.
+    pub(crate) fn streams(&self, token: TokenId) -> u64 {
+        let one = || u64::from(self.sessions_of(token).next().is_some());
+        self.several.get(&token).copied().unwrap_or_else(one)
     }
 
     /// The open streams of a token, rising.
@@ -238,15 +263,20 @@ impl Grants {
         self.sessions.range(all).map(|(_, session)| *session)
     }
 
-    /// When the first token of an open stream expires, by the wall clock.
-    pub(crate) fn next_expiry(&self) -> Option<Timestamp> {
-        self.expiries.first().map(|(at, _)| *at)
+    /// The time passes; what it is for tokens that expire.
+    pub(crate) fn passes(&mut self, now: Now) -> Timestamp {
+        self.clock.at(now)
+    }
+
+    /// When the first token of an open stream expires.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.expiries.first().map(|(at, _)| self.clock.instant_of(*at))
     }
 
     /// A token of open streams that has expired.
-    pub(crate) fn pop_expired(&mut self, wall: Timestamp) -> Option<TokenId> {
+    pub(crate) fn pop_expired(&mut self, time: Timestamp) -> Option<TokenId> {
         let (at, token) = self.expiries.pop_first()?;
-        if at > wall {
+        if at > time {
             self.expiries.insert((at, token));
             return None;
         }

@@ -7,12 +7,14 @@
 //!
 //! **Bounds.** Every entry of `devices`, `cancels` and `keys` belongs to an open request, a stream
 //! or a step, so their number is bounded by the connections that the driver admits and by
-//! [`COMMANDS_TO_MANY_MAX`](bellwire_proto::limits::COMMANDS_TO_MANY_MAX); a device has its window and what is under way in memory;
+//! [`COMMANDS_TO_MANY_MAX`](bellwire_proto::limits::COMMANDS_TO_MANY_MAX) and
+//! [`ROLLOUTS_MAX`](bellwire_proto::limits::ROLLOUTS_MAX); a device has its window and what is under way in memory;
 //! a pending transaction belongs to one of those.
 
 mod grants;
 mod jobs;
 mod memory;
+mod online;
 mod rollouts;
 mod schedules;
 mod selections;
@@ -21,12 +23,13 @@ mod sends;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bellwire_proto::stream::ByeReason;
-use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Selector, Seq};
+use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq};
 
+use crate::audit::Audits;
 use crate::command::Commands;
 use crate::config::{Config, Recovered};
 use crate::context::{Context, DueTimes, SplitMix, store_unavailable};
-use crate::device::{DeliveryOp, Device, Op, session_gone};
+use crate::device::{CancelOrigin, DeliveryOp, Device, Op, session_gone};
 use crate::grant::Grants;
 use crate::idempotency::Keys;
 use crate::ids::{RequestId, SessionId};
@@ -34,10 +37,10 @@ use crate::io::{
     Answer, Footprint, Listen, NewSend, Output, Poll, Presence, RolloutOp, Send, Target,
 };
 
-use crate::record::{Committed, Load, Loaded};
+use crate::record::{AuditRecord, Change, Committed, Load, Loaded};
 use crate::schedule::{self, Schedules};
 use crate::time::{Instant, Now, earliest};
-use crate::txn::{TxnQueue, bye};
+use crate::txn::{TxnBuilder, TxnQueue, bye};
 
 /// Deliveries that are looked up at once because they are due.
 const DUE_ROWS_MAX: usize = 512;
@@ -64,6 +67,7 @@ const RUNS_AT_ONCE: usize = 32;
 ///    Tokens: [`handle_create_token`](Self::handle_create_token), [`handle_revoke_token`](Self::handle_revoke_token),
 ///    [`handle_enroll`](Self::handle_enroll), [`handle_approve`](Self::handle_approve),
 ///    [`handle_token_used`](Self::handle_token_used). Schedules: [`handle_schedule`](Self::handle_schedule).
+///    The audit log: [`audit`](Self::audit), [`handle_audit`](Self::handle_audit).
 /// 5. **The store**: [`handle_committed`](Self::handle_committed),
 ///    [`handle_loaded`](Self::handle_loaded), [`handle_store_failed`](Self::handle_store_failed).
 /// 6. **Observers and watchers**: [`observe_all`](Self::observe_all), [`watch`](Self::watch),
@@ -71,7 +75,7 @@ const RUNS_AT_ONCE: usize = 32;
 /// 7. **Time and the end**: [`handle_timeout`](Self::handle_timeout),
 ///    [`handle_drain`](Self::handle_drain).
 /// 8. **Outputs**: [`poll_output`](Self::poll_output), [`poll_timeout`](Self::poll_timeout).
-/// 9. **State**: [`presence`](Self::presence), [`online`](Self::online),
+/// 9. **State**: [`presence`](Self::presence), [`online_part`](Self::online_part),
 ///    [`footprint`](Self::footprint).
 ///
 /// A request has one [`Output::Reply`]. A driver with a store and devices is
@@ -116,8 +120,8 @@ pub struct Hub {
     cancels: HashMap<CommandId, Vec<(RequestId, CommandOp)>>,
     /// Commands to several devices that wait for a look whether all are known.
     unchecked: HashMap<RequestId, (NewSend, Vec<DeviceId>)>,
-    /// Runs of schedules that wait to know whether the last has ended, with the devices that they are within.
-    run_scopes: HashMap<RequestId, Option<Selector>>,
+    /// Runs of schedules that wait to know whether the last has ended, with what they may do.
+    run_scopes: HashMap<RequestId, schedules::OnBehalf>,
     /// The latest reading of the clocks, if there was one.
     now: Option<Now>,
     failed: bool,
@@ -149,11 +153,14 @@ impl Hub {
                 random: SplitMix(seed),
                 draining: false,
                 observed: false,
+                online: BTreeSet::new(),
                 watched: HashMap::new(),
                 due,
                 key_decisions: VecDeque::new(),
                 commands: Commands::recovered(recovered.jobs),
                 grants: Grants::recovered(recovered.admin_tokens),
+                audits: Audits::default(),
+                store_full: None,
                 grant_decisions: VecDeque::new(),
                 schedules,
             },
@@ -190,6 +197,12 @@ impl Hub {
         self.finish_call(now);
     }
 
+    /// Whether the store has no space for another command, and why: sends are refused then, runs of schedules are tried
+    /// again, and all else goes on. To be called before every other call: any of them may come to a run.
+    pub fn store_full(&mut self, why: Option<&'static str>) {
+        self.ctx.store_full = why;
+    }
+
     /// Cancels a command. Replies [`Answer::Cancelled`].
     pub fn handle_cancel(
         &mut self,
@@ -221,6 +234,22 @@ impl Hub {
         if waiting.len() == 1 {
             self.ctx.outputs.push_back(Output::Load(Load::Command(command)));
         }
+    }
+
+    /// Cancels the delivery of a command at one device. Replies [`Answer::Cancelled`].
+    pub fn handle_cancel_at(
+        &mut self,
+        request: RequestId,
+        device: DeviceId,
+        command: CommandId,
+        force: bool,
+        now: Now,
+    ) {
+        if self.refused(request) {
+            return;
+        }
+        let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
+        self.call_device(device, Op::Delivery { command, op }, now);
     }
 
     /// The client of a waiting request has disconnected: it needs no reply.
@@ -361,6 +390,27 @@ impl Hub {
         }
     }
 
+    // --- The audit log ---
+
+    /// What is to be written if a request changes something: to be called before that request's own call.
+    pub fn audit(&mut self, request: RequestId, record: AuditRecord) {
+        if !self.failed {
+            self.ctx.audits.put(request, Box::new(record));
+        }
+    }
+
+    /// Writes an entry that belongs to no change: of refusals. Nothing is promised.
+    pub fn handle_audit(&mut self, record: AuditRecord, now: Now) {
+        if self.failed {
+            return;
+        }
+        let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
+        txn.change(Change::PutAudit(Box::new(record)));
+        let outcome = txn.finish(&mut self.txns);
+        self.end_call(outcome, now);
+        self.finish_call(now);
+    }
+
     // --- What the store reports ---
 
     /// A transaction is on disk: what it withheld is released.
@@ -466,6 +516,7 @@ impl Hub {
             return;
         }
         self.now = Some(now);
+        self.ctx.grants.passes(now);
         self.end_expired(now);
         // The others follow when the driver calls again, at once: other callers come in between.
         for _ in 0..TIMERS_AT_ONCE {
@@ -512,7 +563,12 @@ impl Hub {
                 Some(Output::Reply(request, answer)) if Schedules::owns(request) => {
                     self.run_answered(request, answer);
                 }
-                output => return output,
+                output => {
+                    if let Some(Output::Reply(request, _)) = &output {
+                        self.ctx.audits.take(*request);
+                    }
+                    return output;
+                }
             }
         }
     }
@@ -526,7 +582,7 @@ impl Hub {
         // Without a reading of the clocks: as soon as there is one.
         let instant_of = |at| self.now.map_or(Instant::default(), |now| now.instant_of(at));
         let scheduled = due.scheduled.map(instant_of);
-        let expiry = self.ctx.grants.next_expiry().map(instant_of);
+        let expiry = self.ctx.grants.next_expiry();
         let due = earliest(due.deadline, scheduled).filter(|_| !self.due_loading);
         let timer = self.timers.first().map(|(at, _)| *at);
         let rollout = self.now.and_then(|now| self.ctx.commands.rollout_deadline(now));
@@ -543,9 +599,19 @@ impl Hub {
         self.devices.get(device).map(|device| device.presence(now)).unwrap_or_default()
     }
 
-    /// The devices that are online, in no order.
-    pub fn online(&self) -> impl Iterator<Item = &DeviceId> {
-        self.devices.iter().filter(|(_, device)| device.is_online()).map(|(id, _)| id)
+    /// The devices that are online and whose names begin so, by name after this one; descending, before it.
+    pub fn online_part<'a>(
+        &'a self,
+        after: Option<&DeviceId>,
+        prefix: &'a str,
+        descending: bool,
+    ) -> Box<dyn Iterator<Item = &'a DeviceId> + 'a> {
+        online::part(&self.ctx.online, after, prefix, descending)
+    }
+
+    /// How many devices are online.
+    pub fn online_count(&self) -> usize {
+        self.ctx.online.len()
     }
 
     /// How much is held in memory.
@@ -560,6 +626,7 @@ impl Hub {
             jobs: self.ctx.commands.len(),
             tokens: self.ctx.grants.len(),
             runs: self.ctx.schedules.len(),
+            audits: self.ctx.audits.len(),
         }
     }
 
@@ -603,6 +670,7 @@ impl Hub {
     /// What follows from a call beyond the devices that it touched.
     fn finish_call(&mut self, now: Now) {
         self.now = Some(now);
+        self.ctx.grants.passes(now);
         // The others follow when the driver calls again, at once.
         let mut runs = RUNS_AT_ONCE;
         loop {

@@ -386,4 +386,6 @@ pub struct Footprint {
     pub tokens: usize,
     /// Runs of schedules that are under way.
     pub runs: usize,
+    /// Entries of the audit log whose requests have not changed anything yet.
+    pub audits: usize,
 }

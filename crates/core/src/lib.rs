@@ -28,6 +28,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod audit;
 mod command;
 mod config;
 mod context;
@@ -53,4 +54,4 @@ pub use io::{
     Poll, Presence, RolloutOp, ScheduleOp, Send, Target, TokenUse,
 };
 pub use record::TargetQuery;
-pub use time::{Instant, Now};
+pub use time::{ExpiryClock, Instant, Now};

@@ -8,19 +8,24 @@
 //! command to many come into being step by step: until then its targets wait in
 //! [`TargetChunk`]s, which are stored with the command.
 
+mod rollout;
+mod schedule;
+mod targets;
+
 use std::time::Duration;
 
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::{
-    Action, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels, Outcome, Role, Rollout,
-    RolloutPlan, RolloutState, ScheduleId, Selector, Seq, Timestamp, Token, TokenId,
+    Action, Actor, AuditObject, Code, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels,
+    Outcome, Role, ScheduleId, Seq, Timestamp, Token, TokenId,
 };
 
 use crate::ids::RequestId;
 use crate::time::{Instant, Now};
 
-mod schedule;
+pub use rollout::{BatchMark, RolloutCounts, RolloutRecord};
 pub use schedule::ScheduleRecord;
+pub use targets::{ChunkRange, JobRecord, TargetChunk, TargetPage, TargetQuery};
 
 /// A command without its data: what every delivery of it needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,155 +86,6 @@ pub struct CommandRecord {
     pub parent: Option<CommandId>,
     /// Only for devices that are online (`ttl=0`): what is offline expires at once.
     pub online_only: bool,
-}
-
-/// A part of the targets of a command to many that has no deliveries yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TargetChunk {
-    /// Device names, rising; never empty.
-    pub devices: Vec<DeviceId>,
-    /// Of a rollout: they are of its first batch.
-    pub canary: bool,
-}
-
-impl TargetChunk {
-    /// Its first and its last name; `None` if it has none.
-    pub fn range(&self) -> Option<ChunkRange> {
-        let (first, last) = (self.devices.first()?.clone(), self.devices.last()?.clone());
-        Some(ChunkRange { first, last, targets: self.devices.len() as u64, canary: self.canary })
-    }
-}
-
-/// Which of the registered devices a command is for.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TargetQuery {
-    /// Those that it selects; all without one.
-    pub select: Option<Selector>,
-    /// The scope of the sender: what is outside of it is not there. All without one.
-    pub scope: Option<Selector>,
-    /// Only these, if they are given: rising, without duplicates.
-    pub named: Option<Vec<DeviceId>>,
-    /// Only those where this command has ended so.
-    pub ended: Option<(CommandId, Vec<DeliveryState>)>,
-    /// Those that it selects are the first batch of the rollout.
-    pub canary: Option<Selector>,
-}
-
-/// Some of the devices that a [`TargetQuery`] finds.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TargetPage {
-    /// Those that it finds, rising.
-    pub devices: Vec<DeviceId>,
-    /// Those of them that the query names as canaries, rising.
-    pub canaries: Vec<DeviceId>,
-    /// The last device that was looked at; `None` when there are no more.
-    pub last: Option<DeviceId>,
-}
-
-/// The first and the last name of a [`TargetChunk`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChunkRange {
-    /// The first; names the chunk.
-    pub first: DeviceId,
-    /// The last.
-    pub last: DeviceId,
-    /// How many it has.
-    pub targets: u64,
-    /// As in [`TargetChunk::canary`].
-    pub canary: bool,
-}
-
-/// The rollout of a command as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RolloutRecord {
-    /// What was requested.
-    pub plan: RolloutPlan,
-    /// How far it has come.
-    pub state: RolloutState,
-    /// The batch that began last; 0 before the first.
-    pub batch: u64,
-    /// How many there are.
-    pub batches: u64,
-    /// Targets of the first batch that the canary selector chose; 0 without them.
-    pub canaries: u64,
-    /// Targets of the batch that began last.
-    pub size: u64,
-    /// Targets of all batches that have begun.
-    pub begun: u64,
-    /// When the last batch began, by the monotonic clock.
-    pub began: Instant,
-    /// The same by the wall clock.
-    pub began_at: Timestamp,
-    /// The first batch does not begin before this, by the wall clock.
-    pub not_before: Option<Timestamp>,
-    /// Why it was aborted.
-    pub reason: Option<String>,
-}
-
-impl RolloutRecord {
-    /// One of which nothing has begun.
-    pub fn new(
-        plan: RolloutPlan,
-        total: u64,
-        canaries: u64,
-        not_before: Option<Timestamp>,
-        now: Now,
-    ) -> Self {
-        Self {
-            batches: plan.batches(total, canaries),
-            plan,
-            state: RolloutState::Running,
-            batch: 0,
-            canaries,
-            size: 0,
-            begun: 0,
-            began: now.instant,
-            began_at: now.wall,
-            not_before,
-            reason: None,
-        }
-    }
-
-    /// The object that the API shows of it.
-    pub fn to_rollout(&self) -> Rollout {
-        let Self { state, batch, batches, reason, .. } = self;
-        Rollout { state: *state, batch: *batch, batches: *batches, reason: reason.clone() }
-    }
-}
-
-/// What has become of the deliveries of a rollout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RolloutCounts {
-    /// How many have ended.
-    pub ended: u64,
-    /// How many of those are in the states of the abort rule.
-    pub failed: u64,
-    /// How many of the last batch have ended.
-    pub ended_in_batch: u64,
-}
-
-/// The batch that a delivery belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchMark {
-    /// Its number, from 1.
-    pub number: u64,
-    /// When it began; the time to live counts from then.
-    pub began_at: Timestamp,
-}
-
-/// A command to many that was not expanded, or not cancelled, to its end when the hub stopped.
-#[derive(Debug, Clone, PartialEq)]
-pub struct JobRecord {
-    /// The command.
-    pub head: CommandHead,
-    /// As in [`CommandRecord::online_only`].
-    pub online_only: bool,
-    /// The targets that have no delivery yet, rising.
-    pub chunks: Vec<ChunkRange>,
-    /// It is being cancelled; by force or not.
-    pub cancel: Option<bool>,
-    /// Its rollout, if it has one, and what has become of that.
-    pub rollout: Option<(RolloutRecord, RolloutCounts)>,
 }
 
 /// A delivery as it is stored: everything that must survive.
@@ -406,6 +262,29 @@ impl TokenRecord {
     }
 }
 
+/// An entry of the audit log, as it is stored. The store numbers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// When, by the wall clock; of several refusals, the first.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: Actor,
+    /// From where, without the port.
+    pub address: Option<String>,
+    /// What.
+    pub verb: &'static str,
+    /// Whom it concerned.
+    pub object: AuditObject,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// Of a refusal: why.
+    pub code: Option<Code>,
+    /// How many refusals it stands for.
+    pub count: u64,
+    /// Of refusals that are still being counted: their number. The same number again replaces the count and nothing else.
+    pub refusal: Option<u64>,
+}
+
 /// A contact with a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -497,6 +376,8 @@ pub enum Change {
     PutSchedule(Box<ScheduleRecord>),
     /// A schedule is deleted. Its commands stay.
     DeleteSchedule(ScheduleId),
+    /// An entry of the audit log. The one change that applied twice leaves two rows, unless it counts refusals.
+    PutAudit(Box<AuditRecord>),
 }
 
 /// The number of a transaction; they are given out and committed in rising order.

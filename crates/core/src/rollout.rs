@@ -106,11 +106,12 @@ impl Rollout {
         let RolloutCounts { ended, failed, .. } = self.counts;
         if let Some(rule) = self.record.plan.abort.as_ref().filter(|r| r.is_met(failed, ended)) {
             let cancel = rule.cancel;
-            self.abort(format!("{failed} of {ended} that ended have failed"));
+            self.abort(format!("{failed} of {ended} that ended have failed"), now.instant);
             return Some(Decision::Abort { cancel });
         }
         if self.expanded == self.total && ended >= self.total {
             self.record.state = RolloutState::Done;
+            self.record.ended = Some(now.instant);
             return Some(Decision::End);
         }
         if self.record.state == RolloutState::Paused {
@@ -173,18 +174,17 @@ impl Rollout {
         }
     }
 
-    /// Pauses or resumes it; false when it has ended.
-    pub(crate) fn pause(&mut self, pause: bool) -> bool {
-        if self.record.state.is_ended() {
-            return false;
+    /// Pauses or resumes it, unless it has ended.
+    pub(crate) fn pause(&mut self, pause: bool) {
+        if !self.record.state.is_ended() {
+            self.record.state = if pause { RolloutState::Paused } else { RolloutState::Running };
         }
-        self.record.state = if pause { RolloutState::Paused } else { RolloutState::Running };
-        true
     }
 
     /// None of it begins any more.
-    pub(crate) fn abort(&mut self, reason: String) {
+    pub(crate) fn abort(&mut self, reason: String, now: Instant) {
         self.record.state = RolloutState::Aborted;
+        self.record.ended = Some(now);
         self.record.reason = Some(reason);
     }
 }
@@ -253,13 +253,16 @@ mod tests {
         end(&mut rollout, 2, DeliveryState::Succeeded);
         end(&mut rollout, 1, DeliveryState::Failed);
         assert_eq!(rollout.decide(at(1)), None, "1 of 4");
-        assert!(rollout.pause(true), "a pause does not stop the rule");
+        // A pause does not stop the rule.
+        rollout.pause(true);
         end(&mut rollout, 1, DeliveryState::Dead);
         assert_eq!(rollout.decide(at(1)), None, "2 of 5");
         rollout.moved(1, DeliveryState::Succeeded, DeliveryState::Failed);
         assert_eq!(rollout.decide(at(2)), Some(Decision::Abort { cancel: true }));
+        assert_eq!(rollout.record.ended, Some(at(2).instant));
         assert_eq!(rollout.may_expand(), u64::MAX, "to be given up");
-        assert!(!rollout.pause(false), "it has ended");
+        rollout.pause(false);
+        assert_eq!(rollout.state(), RolloutState::Aborted, "it has ended");
     }
 
     #[test]
@@ -273,5 +276,6 @@ mod tests {
         end(&mut rollout, 5, DeliveryState::Expired);
         assert_eq!(rollout.decide(at(31)), Some(Decision::End));
         assert_eq!((rollout.decide(at(32)), rollout.state()), (None, RolloutState::Done));
+        assert_eq!(rollout.record.ended, Some(at(31).instant));
     }
 }

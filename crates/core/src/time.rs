@@ -78,6 +78,35 @@ impl Now {
     }
 }
 
+/// The time by which it is judged whether a credential has expired: that of the wall clock, which does not go back here when it is
+/// set back, and goes on meanwhile by the monotonic one. What has expired has expired for good, and what has not is
+/// not prolonged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExpiryClock(Option<Now>);
+
+impl ExpiryClock {
+    /// One that has shown this before.
+    pub const fn after(shown: Now) -> Self {
+        Self(Some(shown))
+    }
+
+    /// What it shows.
+    pub fn at(&mut self, now: Now) -> Timestamp {
+        let Some(last) = self.0 else {
+            self.0 = Some(now);
+            return now.wall;
+        };
+        let wall = last.wall.after(now.instant.since(last.instant)).max(now.wall);
+        self.0 = Some(Now { instant: now.instant.max(last.instant), wall });
+        wall
+    }
+
+    /// The monotonic time at which it will show `wall`, as far as is known; now, when `wall` has passed.
+    pub fn instant_of(&self, wall: Timestamp) -> Instant {
+        self.0.map_or(Instant::default(), |now| now.instant_of(wall))
+    }
+}
+
 /// How long to leave a store alone that could not answer.
 pub(crate) const LOAD_RETRY: Duration = Duration::from_secs(1);
 
@@ -86,5 +115,30 @@ pub(crate) fn earliest<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(instant_s: u64, wall_s: u64) -> Now {
+        Now {
+            instant: Instant::from_ms(instant_s * 1000),
+            wall: Timestamp::from_unix_ms(wall_s * 1000),
+        }
+    }
+
+    #[test]
+    fn the_clock_of_expiry_goes_forward_with_the_wall_clock_and_never_back() {
+        let mut clock = ExpiryClock::default();
+        let mut shown = |now| clock.at(now).unix_ms() / 1000;
+        assert_eq!(shown(at(100, 5_000)), 5_000);
+        assert_eq!(shown(at(101, 5_001)), 5_001);
+        assert_eq!(shown(at(101, 1_000)), 5_001, "set back");
+        assert_eq!(shown(at(111, 1_010)), 5_011, "ten seconds later");
+        assert_eq!(shown(at(105, 1_004)), 5_011, "a reading that is late changes nothing");
+        assert_eq!(shown(at(112, 1_011)), 5_012);
+        assert_eq!(shown(at(113, 9_000)), 9_000, "set forwards");
     }
 }

@@ -177,8 +177,34 @@ impl<'a> TxnBuilder<'a> {
         self.ctx.grant_decisions.push_back(decision);
     }
 
+    /// Something that was requested is among the changes: its entry of the audit log is too.
+    pub(crate) fn audit(&mut self, request: RequestId) {
+        let record = self.ctx.audits.take(request);
+        self.changes.extend(record.map(Change::PutAudit));
+    }
+
+    /// The same of the request that made a command.
+    pub(crate) fn audit_command(&mut self, request: RequestId, command: CommandId) {
+        let record = self.ctx.audits.take_for(request, command);
+        self.changes.extend(record.map(Change::PutAudit));
+    }
+
+    /// What these changes are the answer to, if it is to be in the audit log and is not yet.
+    fn audit_replies(&mut self) {
+        if self.changes.is_empty() || self.ctx.audits.len() == 0 {
+            return;
+        }
+        for output in &self.outputs {
+            if let Output::Reply(request, answer) = output {
+                let record = self.ctx.audits.take_answered(*request, answer);
+                self.changes.extend(record.map(Change::PutAudit));
+            }
+        }
+    }
+
     /// Ends the call: what changed becomes one transaction, what rests on it waits.
-    pub(crate) fn finish(self, queue: &mut TxnQueue) -> CallOutcome {
+    pub(crate) fn finish(mut self, queue: &mut TxnQueue) -> CallOutcome {
+        self.audit_replies();
         let Self {
             ctx, id, changes, outputs, devices, rests_on, decisions, revoked, token, ..
         } = self;

@@ -9,19 +9,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Path, Request};
+use axum::http::StatusCode;
+use axum::routing::get;
 use bellwire_proto::limits::{SHUTDOWN_IN_FLIGHT, SHUTDOWN_STREAMS_MS, SHUTDOWN_TIMEOUT};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::config::{Config, ListenerConfig, Scheme, TlsFiles};
+use crate::config::{Config, ListenerConfig, Scheme};
 use crate::driver::Driver;
 use crate::http;
 use crate::http::browsers::Browsers;
 use crate::http::classic::{Classic, ClassicConfig, ClassicError};
+use crate::jwt::{Jwt, KeysError};
 use crate::listen::{Endpoint, ListenConfig, Listener, ListenerAddr, Server};
 use crate::store::{self, OpenError, Options, SqliteStore, Store};
-use crate::tls::{self, Protocols, TlsError};
+use crate::tls::{self, AcmeCounts, TlsError};
 
 /// A hub that is open and recovered, to be mounted in an axum server.
 ///
@@ -35,7 +39,7 @@ use crate::tls::{self, Protocols, TlsError};
 /// config.data_dir = folder.path().join("hub");
 /// let hub = Hub::open(config).await?;
 ///
-/// // Beside your own routes; the hub answers below /v1/, and at /healthz and /readyz.
+/// // Beside your own routes; the hub answers below /v1/, and at /metrics, /healthz and /readyz.
 /// let app = axum::Router::new()
 ///     .route("/", axum::routing::get(async || "my own page"))
 ///     .merge(hub.router());
@@ -49,6 +53,8 @@ use crate::tls::{self, Protocols, TlsError};
 pub struct Hub {
     driver: Driver,
     store: Arc<SqliteStore>,
+    /// Follows the keys of JWTs.
+    _following: Renewing,
 }
 
 /// A server that is bound and recovered, and does not serve yet.
@@ -75,7 +81,7 @@ pub struct Bound {
     hub: Hub,
     classic: Option<Classic>,
     listener: Listener,
-    tls: Option<Tls>,
+    tls: Arc<tls::Serving>,
 }
 
 /// A running server. Dropped, it stops at once, and streams end without a `bye`.
@@ -84,14 +90,18 @@ pub struct Running {
     hub: Hub,
     classic: Option<Classic>,
     server: Server,
-    tls: Option<Tls>,
+    tls: Arc<tls::Serving>,
+    renewing: Renewing,
 }
 
-/// The certificate's files, and the sender of new configurations to the listener.
+/// The tasks that renew certificates, when files change and by ACME, and keys. Dropped, they end.
 #[derive(Debug)]
-struct Tls {
-    files: TlsFiles,
-    sender: watch::Sender<Arc<rustls::ServerConfig>>,
+struct Renewing(Vec<AbortHandle>);
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
 }
 
 /// Why a hub does not start. Each message names what to do.
@@ -109,6 +119,15 @@ pub enum StartError {
         listener: ListenerConfig,
         /// Its data folder.
         data_dir: PathBuf,
+    },
+    /// The operator's: the classic format knows no tokens.
+    #[error(
+        "the classic format asks nobody for a token, and {listener} is not loopback: any client that reaches it could send \
+         to every classic listener. Leave out `classic` (--classic), or set `open` (--open) if that is intended"
+    )]
+    ClassicExposed {
+        /// Where it was to listen.
+        listener: ListenerConfig,
     },
     /// The operator's: TLS is to be spoken where there is no certificate.
     #[error(
@@ -134,6 +153,9 @@ pub enum StartError {
     /// The machine's or the operator's: the data folder cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The operator's: the keys of JWTs are of no use.
+    #[error(transparent)]
+    Jwt(#[from] KeysError),
     /// The operator's: the certificate or its key is of no use.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -151,8 +173,10 @@ impl StartError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Exposed { .. }
+            | Self::ClassicExposed { .. }
             | Self::NoCertificate { .. }
             | Self::Twice { .. }
+            | Self::Jwt(_)
             | Self::Tls(_) => true,
             Self::Bind(_) | Self::Store(_) | Self::Classic(_) | Self::System(_) => false,
         }
@@ -171,19 +195,28 @@ impl Hub {
     /// # Errors
     /// When the folder is in use or cannot be read, or the system refuses threads.
     pub async fn open(config: Config) -> Result<Self, StartError> {
-        let options = Options::default().history_retention(config.history);
+        let options = Options::default()
+            .history_retention(config.history)
+            .audit_retention(config.audit_keep, config.audit_bytes_max)
+            .space(config.quotas.store_bytes_max, config.quotas.store_free_min);
         let data_dir = config.data_dir.clone();
         let opened = in_thread(move || SqliteStore::open(&data_dir, options));
         let (store, recovered) = opened.await.map_err(StartError::System)??;
+        let jwt = config.jwt.clone().map(Jwt::load).transpose()?;
         let clock = store.clock();
         let store = Arc::new(store);
         let driver = Driver::start(Arc::new(config), clock, store.clone(), recovered);
-        let driver = driver.map_err(StartError::System)?;
+        let driver = driver.map_err(StartError::System)?.reading(jwt);
         store.start(driver.store_events())?;
-        Ok(Self { driver, store })
+        let following = driver.jwt().cloned().map(|jwt| {
+            let driver = driver.clone();
+            let ended = move |ended| driver.credentials_ended(ended);
+            tokio::spawn(async move { jwt.follow(ended).await }).abort_handle()
+        });
+        Ok(Self { driver, store, _following: Renewing(following.into_iter().collect()) })
     }
 
-    /// The API: everything below `/v1/`, `/healthz` and `/readyz`. Other paths are left to the
+    /// The API: everything below `/v1/`, `/metrics`, `/healthz` and `/readyz`. Other paths are left to the
     /// router that it is merged into.
     ///
     /// Behind a server that is not Bellwire's own, streams are ordinary response bodies: everything
@@ -236,15 +269,16 @@ impl Bound {
         if let Some(fault) = faults(&config).into_iter().next() {
             return Err(fault);
         }
-        let tls = config.tls.clone().map(Tls::load).transpose()?;
+        let tls = Arc::new(tls::Serving::load(&config)?);
         let bounds = ListenConfig {
             header_read_ms: u64::try_from(config.header_timeout.as_millis()).unwrap_or(u64::MAX),
             connections_max: config.connections_max,
             ..ListenConfig::default()
         };
-        let endpoints = config.listeners().map(|(listener, scheme)| Endpoint {
+        let endpoints = config.listeners().enumerate().map(|(n, (listener, _))| Endpoint {
             address: listener.address,
-            tls: tls.as_ref().filter(|_| scheme == Scheme::Https).map(|tls| tls.sender.subscribe()),
+            tls: tls.of_listener(n),
+            rules: listener.into(),
         });
         let listener = Listener::bind_endpoints(endpoints, bounds).map_err(StartError::Bind)?;
         // In text mode, without ids and without keepalives (contract, section 10).
@@ -255,6 +289,8 @@ impl Bound {
         };
         let classic = config.classic.then(|| Classic::start(classic)).transpose()?;
         let hub = Hub::open(config).await?;
+        // Nothing of theirs is open yet.
+        let _ = hub.driver.auth().revoke_certificates(tls.revoked()?);
         Ok(Self { hub, classic, listener, tls })
     }
 
@@ -273,6 +309,15 @@ impl Bound {
     pub fn serve_with(self, others: Router) -> Running {
         let Self { hub, classic, listener, tls } = self;
         let router = hub.router().merge(others);
+        let router = match tls.acme().cloned() {
+            Some(acme) => router.route(
+                "/.well-known/acme-challenge/{token}",
+                get(async move |Path(token): Path<String>| {
+                    acme.text(&token).ok_or(StatusCode::NOT_FOUND)
+                }),
+            ),
+            None => router,
+        };
         let browsers = Browsers::new(hub.driver.config());
         let behind = classic.clone().map(|classic| classic.for_browsers(browsers));
         let router = router.fallback(async |request: Request| {
@@ -281,7 +326,19 @@ impl Bound {
                 None => http::not_found().await,
             }
         });
-        Running { server: listener.serve(router), hub, classic, tls }
+        let listener = listener.limited_by(hub.driver.quota().clone());
+        hub.driver.metrics().show(tls.clone());
+        let mut renewing = Vec::new();
+        if tls.has_files() {
+            let driver = hub.driver.clone();
+            let ended = move |revoked| driver.certificates_revoked(revoked);
+            renewing.push(tokio::spawn(tls.clone().follow_files(ended)).abort_handle());
+        }
+        if let Some(acme) = tls.acme() {
+            renewing.push(tokio::spawn(acme.clone().run()).abort_handle());
+        }
+        let renewing = Renewing(renewing);
+        Running { server: listener.serve(router), hub, classic, tls, renewing }
     }
 }
 
@@ -289,15 +346,23 @@ impl Bound {
 /// looks at the data folder, and changes nothing. Mistakes in the settings are first.
 pub fn faults(config: &Config) -> Vec<StartError> {
     let listen = &config.listen;
-    let exposed = listen.iter().filter(|listener| !config.open && !listener.is_loopback());
+    let exposed =
+        listen.iter().filter(|listener| !config.open && !listener.open && !listener.is_loopback());
     // What cannot be read is a fault of its own, below.
     let closed = store::has_admin_token(&config.data_dir).unwrap_or_default();
-    let exposed = exposed.filter(|_| !closed).map(|listener| StartError::Exposed {
-        listener: listener.clone(),
-        data_dir: config.data_dir.clone(),
+    let exposed = exposed.filter_map(|listener| match (closed, config.classic) {
+        (false, _) => Some(StartError::Exposed {
+            listener: listener.clone(),
+            data_dir: config.data_dir.clone(),
+        }),
+        (true, true) => Some(StartError::ClassicExposed { listener: listener.clone() }),
+        (true, false) => None,
     });
-    let without =
-        config.listeners().filter(|(_, scheme)| *scheme == Scheme::Https && config.tls.is_none());
+    // Nor may a listener that is to check certificates of clients be a plain one for want of its own.
+    let without = config.listeners().filter(|(listener, scheme)| match scheme {
+        Scheme::Https => !config.has_certificate(),
+        Scheme::Http => listener.client_certificates.is_some(),
+    });
     let without =
         without.map(|(listener, _)| StartError::NoCertificate { listener: listener.clone() });
     let twice = listen.iter().enumerate().filter(|(n, listener)| {
@@ -305,10 +370,10 @@ pub fn faults(config: &Config) -> Vec<StartError> {
         listener.address.port() != 0 && before.any(|address| address == listener.address)
     });
     let twice = twice.map(|(_, listener)| StartError::Twice { listener: listener.clone() });
-    let tls = config.tls.as_ref().map(|files| tls::load(files, Protocols::Http2AndHttp1));
-    let tls = tls.and_then(Result::err).map(StartError::Tls);
+    let jwt = config.jwt.clone().map(Jwt::load).and_then(Result::err).map(StartError::Jwt);
+    let tls = tls::faults(config).into_iter().map(StartError::Tls);
     let folder = store::check_folder(&config.data_dir).err().map(StartError::Store);
-    exposed.chain(without).chain(twice).chain(tls).chain(folder).collect()
+    exposed.chain(without).chain(twice).chain(tls).chain(jwt).chain(folder).collect()
 }
 
 impl Running {
@@ -319,7 +384,12 @@ impl Running {
 
     /// Whether there is a certificate, which [`Self::reload_tls`] reads again.
     pub fn has_certificate(&self) -> bool {
-        self.tls.is_some()
+        self.tls.has_files()
+    }
+
+    /// How the certificate by ACME stands, if there is to be one.
+    pub fn acme(&self) -> Option<AcmeCounts> {
+        self.tls.acme().map(|acme| acme.counts())
     }
 
     /// The hub behind the server.
@@ -327,15 +397,14 @@ impl Running {
         &self.hub
     }
 
-    /// Reads the certificate and its key again, for connections that come from now on. Without TLS
-    /// it does nothing.
+    /// Reads the certificates and their keys again, for connections that come from now on. Without TLS
+    /// it does nothing. Files that change are read again by themselves.
     ///
     /// # Errors
     /// When they are of no use; then the old ones stay.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
-        if let Some(tls) = &self.tls {
-            tls.sender.send_replace(tls::load(&tls.files, Protocols::Http2AndHttp1)?);
-        }
+        let revoked = self.tls.reload()?;
+        self.hub.driver.certificates_revoked(revoked);
         Ok(())
     }
 
@@ -344,6 +413,7 @@ impl Running {
     /// Within 10 s.
     pub async fn shutdown(self) {
         let until = Instant::now() + SHUTDOWN_TIMEOUT;
+        drop(self.renewing);
         self.hub.drain();
         sleep(self.hub.driver.config().drain).await;
         self.server.shutdown(SHUTDOWN_IN_FLIGHT).await;
@@ -353,13 +423,6 @@ impl Running {
             let _ = timeout_at(until, ended).await;
         }
         self.hub.close_until(until).await;
-    }
-}
-
-impl Tls {
-    fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let (sender, _) = watch::channel(tls::load(&files, Protocols::Http2AndHttp1)?);
-        Ok(Self { files, sender })
     }
 }
 

@@ -5,9 +5,9 @@
 //! on disk and before it is answered ([`Auth::changed`]): from the answer on a revoked token works nowhere. Who a caller is and which role may
 //! call which route is in `http/caller.rs` and `http/rules.rs`; streams that are open when their token ends are closed by the core and the feed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,8 +18,11 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
+use tokio::sync::broadcast;
 
+use crate::jwt::{Jwt, JwtGrant, KeyTag};
 use crate::store::{Store, StoreError, StoredToken, Visible};
+use crate::tls::ClientIdentity;
 
 /// What is remembered of tokens, and whether the hub is open.
 #[derive(Debug)]
@@ -28,7 +31,14 @@ pub(crate) struct Auth {
     /// Rises with each change, so that what was read before one is not remembered after it.
     changes: AtomicU64,
     remembered: Mutex<Remembered>,
+    /// For requests that wait. One that falls behind looks at everything again.
+    announced: broadcast::Sender<AccessChange>,
+    /// The certificates of clients that are revoked.
+    revoked: RwLock<HashSet<TokenId>>,
 }
+
+/// Changes that a waiting request may be behind.
+const ANNOUNCED_MAX: usize = 64;
 
 /// Two generations: what is used in a generation is kept for the next, what is not is forgotten with it.
 #[derive(Debug, Default)]
@@ -51,6 +61,25 @@ pub(crate) struct Grant {
     pub(crate) pending: bool,
     /// The minute since the epoch in which its use was last noted.
     used_minute: AtomicU64,
+    /// Of a JWT, which the store does not have.
+    jwt: Option<OfJwt>,
+}
+
+/// What a JWT has instead of a row in the store.
+#[derive(Debug)]
+struct OfJwt {
+    /// Who it is, over all tokens of that subject.
+    subject: String,
+    /// The key by which it was verified.
+    key: KeyTag,
+}
+
+/// What a request came with. Without `Debug`: either is a secret.
+pub(crate) enum Presented {
+    /// A token of this hub.
+    Token(Credential),
+    /// Maybe one of another issuer.
+    Jwt(String),
 }
 
 impl Auth {
@@ -59,12 +88,28 @@ impl Auth {
             closed: AtomicBool::new(closed),
             changes: AtomicU64::new(0),
             remembered: Mutex::default(),
+            announced: broadcast::Sender::new(ANNOUNCED_MAX),
+            revoked: RwLock::default(),
         }
     }
 
     /// Whether a caller needs no token.
     pub(crate) fn is_open(&self) -> bool {
         !self.closed.load(Ordering::Acquire)
+    }
+
+    /// These certificates of clients are revoked, and no others; gives those that were not before.
+    pub(crate) fn revoke_certificates(&self, revoked: HashSet<TokenId>) -> Vec<TokenId> {
+        let mut present = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        let new = revoked.difference(&present).copied().collect();
+        *present = revoked;
+        new
+    }
+
+    /// Whether a certificate of a client is good still.
+    pub(crate) fn accepts(&self, identity: &ClientIdentity, now: Timestamp) -> bool {
+        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        identity.expires_at > now && !revoked.contains(&identity.id)
     }
 
     /// Forgets what has changed.
@@ -77,6 +122,14 @@ impl Auth {
             AccessChange::Token(token) => remembered.forget(token),
             AccessChange::Device(device) => remembered.forget_device(device),
         }
+        drop(remembered);
+        // Nobody may be waiting.
+        drop(self.announced.send(change.clone()));
+    }
+
+    /// The changes from now on.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<AccessChange> {
+        self.announced.subscribe()
     }
 
     /// A token by its id, whether it works or not.
@@ -94,6 +147,48 @@ impl Auth {
         let changes = self.changes.load(Ordering::Acquire);
         let Some(stored) = store.token(id).await? else { return Ok(None) };
         let grant = Arc::new(Grant::new(stored));
+        let mut remembered = self.remembered();
+        if self.changes.load(Ordering::Acquire) == changes {
+            remembered.add(grant.clone());
+        }
+        Ok(Some(grant))
+    }
+
+    /// A JWT, verified now or before by a key that is in use still; `None` when it does not work.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) async fn jwt(
+        &self,
+        store: &dyn Store,
+        jwt: &Jwt,
+        text: &str,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Grant>>, StoreError> {
+        let mut digested = [0; 32];
+        digested.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+        let found = self.remembered().find(jwt_id(&digested));
+        if let Some(grant) = found
+            && grant.has(&digested)
+            && grant.key().is_some_and(|key| jwt.has(key))
+        {
+            return Ok(Some(grant));
+        }
+        let given = match jwt.grant_now(text, now).await {
+            Ok(given) => given,
+            Err(why) => {
+                tracing::debug!(%why, "a JWT was refused");
+                return Ok(None);
+            }
+        };
+        let changes = self.changes.load(Ordering::Acquire);
+        let pending = match given.role.device() {
+            Some(device) => {
+                store.device(device.clone()).await?.is_some_and(|row| row.record.pending)
+            }
+            None => false,
+        };
+        let grant = Arc::new(Grant::of_jwt(digested, given, pending));
         let mut remembered = self.remembered();
         if self.changes.load(Ordering::Acquire) == changes {
             remembered.add(grant.clone());
@@ -152,7 +247,45 @@ impl Grant {
             visible: Visible::by(select),
             pending: stored.pending,
             used_minute: AtomicU64::new(used),
+            jwt: None,
         }
+    }
+
+    /// That of a JWT. Its id is made of its digest, for its streams and for what is remembered; nobody is shown it.
+    fn of_jwt(digest: [u8; 32], given: JwtGrant, pending: bool) -> Self {
+        let id = jwt_id(&digest);
+        let select = match &given.role {
+            Role::Operator(scope) => scope.select.clone(),
+            _ => None,
+        };
+        let token = Token {
+            id: None,
+            role: given.role,
+            expires_at: Some(given.expires_at),
+            note: Some(given.subject.clone()),
+            created_at: given.issued_at,
+            created_by: None,
+            last_used_at: None,
+        };
+        Self {
+            id,
+            digest,
+            token,
+            visible: Visible::by(select),
+            pending,
+            used_minute: AtomicU64::new(0),
+            jwt: Some(OfJwt { subject: given.subject, key: given.key }),
+        }
+    }
+
+    /// Who holds it: the id of a token, or the subject of a JWT.
+    pub(crate) fn name(&self) -> &str {
+        self.jwt.as_ref().map_or_else(|| self.id.as_str(), |jwt| jwt.subject.as_str())
+    }
+
+    /// Of a JWT: by which key it was verified.
+    pub(crate) fn key(&self) -> Option<KeyTag> {
+        self.jwt.as_ref().map(|jwt| jwt.key)
     }
 
     /// Whether its secret has this digest. Takes the same time whatever the answer is.
@@ -184,6 +317,13 @@ pub(crate) fn secret_digest(credential: &Credential) -> [u8; 32] {
     bytes
 }
 
+/// What a JWT is remembered by.
+fn jwt_id(digest: &[u8; 32]) -> TokenId {
+    let mut random = [0; 10];
+    random.iter_mut().zip(digest).for_each(|(to, from)| *to = *from);
+    TokenId::from_random(random)
+}
+
 /// The minute of a time, since the epoch.
 pub(crate) fn minute(at: Timestamp) -> u64 {
     at.unix_ms() / 60_000
@@ -191,19 +331,32 @@ pub(crate) fn minute(at: Timestamp) -> u64 {
 
 /// The one token of a request: `Authorization: Bearer`, or Basic with any user and the token as password (RFC 6750,
 /// section 2.1; RFC 7617).
-pub(crate) fn credential(headers: &HeaderMap) -> Option<Credential> {
+pub(crate) fn credential(headers: &HeaderMap) -> Option<Presented> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
     let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
     let rest = rest.trim_matches(' ');
     if scheme.eq_ignore_ascii_case("bearer") {
-        rest.parse().ok()
+        Some(presented(rest))
     } else if scheme.eq_ignore_ascii_case("basic") {
         let pair = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
-        pair.split_once(':')?.1.parse().ok()
+        Some(presented(pair.split_once(':')?.1))
     } else {
         None
     }
+}
+
+/// Whether a request has a user and password, and the password is no token.
+pub(crate) fn is_for_another_server(headers: &HeaderMap) -> bool {
+    let is_basic =
+        headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).is_some_and(|text| {
+            text.split_once(' ').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+        });
+    is_basic && !matches!(credential(headers), Some(Presented::Token(_)))
+}
+
+fn presented(text: &str) -> Presented {
+    text.parse().map_or_else(|_| Presented::Jwt(text.to_owned()), Presented::Token)
 }
 
 #[cfg(test)]
@@ -217,7 +370,10 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
-        credential(&headers)
+        match credential(&headers)? {
+            Presented::Token(token) => Some(token),
+            Presented::Jwt(_) => None,
+        }
     }
 
     #[test]

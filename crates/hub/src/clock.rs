@@ -4,15 +4,18 @@
 //! suspended, and which cannot be set. **Stamps** are of the wall clock as it is at the moment: once
 //! it is set right, stamps are right from then on, and no deadline moves.
 //!
+//! **Whether a credential has expired** is judged by the wall clock too, but one that is set back revives none
+//! ([`Clock::expiry`]).
+//!
 //! A store writes an [`Anchor`] now and then: what both clocks showed at one moment. A later start
 //! counts the time since: on the same boot of the machine by `CLOCK_BOOTTIME`, else by the wall
 //! clock, and never less than nothing.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bellwire_core::{Instant, Now};
+use bellwire_core::{ExpiryClock, Instant, Now};
 use bellwire_proto::Timestamp;
 use bellwire_proto::limits::DELIVERY_LIFE_MAX;
 
@@ -25,7 +28,10 @@ use bellwire_proto::limits::DELIVERY_LIFE_MAX;
 /// assert!(earlier.instant <= later.instant);
 /// ```
 #[derive(Clone)]
-pub struct Clock(Source);
+pub struct Clock {
+    source: Source,
+    expiry: Arc<Mutex<ExpiryClock>>,
+}
 
 #[derive(Clone)]
 enum Source {
@@ -69,25 +75,41 @@ impl Clock {
 
     /// The machine's clocks, with a monotonic one that goes on from an anchor.
     pub fn resume(anchor: Anchor) -> Self {
-        Self::starting_at(resumed(anchor, wall(), boottime_ms(), boot()))
+        let origin = resumed(anchor, wall(), boottime_ms(), boot());
+        let shown = Now { instant: anchor.instant, wall: anchor.wall };
+        // A machine that comes up in 1970, or a day back, has been later.
+        Self {
+            expiry: Arc::new(Mutex::new(ExpiryClock::after(shown))),
+            ..Self::starting_at(origin)
+        }
     }
 
     /// Clocks that show what `now` returns, for tests.
     pub fn given(now: impl Fn() -> Now + Send + Sync + 'static) -> Self {
-        Self(Source::Given(Arc::new(now)))
+        Self::of(Source::Given(Arc::new(now)))
     }
 
     fn starting_at(origin: Instant) -> Self {
-        Self(Source::System(System {
+        Self::of(Source::System(System {
             origin_ms: origin.ms(),
             booted: boottime(),
             started: tokio::time::Instant::now(),
         }))
     }
 
+    fn of(source: Source) -> Self {
+        Self { source, expiry: Arc::default() }
+    }
+
+    /// The time by which it is judged whether a credential has expired: that of the wall clock, unless that was set back.
+    pub fn expiry(&self) -> Timestamp {
+        // Under the lock, so that readings come in their order. Nothing panics while it is held.
+        self.expiry.lock().unwrap_or_else(PoisonError::into_inner).at(self.now())
+    }
+
     /// What both clocks show.
     pub fn now(&self) -> Now {
-        match &self.0 {
+        match &self.source {
             Source::System(system) => Now { instant: system.instant(), wall: wall() },
             Source::Given(now) => now(),
         }
@@ -129,7 +151,7 @@ impl crate::plane::Clock for Clock {
 
     /// Without suspension: a stream that slept with the machine is not taken for dead.
     fn up_ms(&self) -> u64 {
-        match &self.0 {
+        match &self.source {
             Source::System(system) => millis(system.started.elapsed()),
             Source::Given(now) => now().instant.ms(),
         }

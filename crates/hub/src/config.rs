@@ -25,14 +25,29 @@ use std::time::Duration;
 
 use bellwire_proto::limits;
 
+mod acme;
+mod clients;
 mod fault;
+mod jwt;
+mod keys_url;
 mod listener;
+mod networks;
 mod origin;
+mod quotas;
 mod settings;
+mod tables;
 
+pub use acme::AcmeConfig;
+pub use clients::{
+    ClientCertificates, ClientRule, IdentityRule, InvalidPattern, NameKind, NamePattern,
+};
 pub use fault::{ConfigErrors, Fault, Origin};
-pub use listener::{InvalidListener, ListenerConfig, Scheme};
+pub use jwt::JwtConfig;
+pub use keys_url::{InvalidKeysUrl, KeysUrl};
+pub use listener::{ForwardedHeader, InvalidListener, ListenerConfig, Scheme};
+pub use networks::{InvalidNetwork, Networks};
 pub use origin::{InvalidOrigin, PageOrigin};
+pub use quotas::Quotas;
 use settings::{Draft, SETTINGS, Shape};
 
 /// The prefix of a variable's name; the rest is the key in capitals.
@@ -87,6 +102,10 @@ pub struct Config {
     /// How long commands are retained after they have ended. Default 30 days, from 1 to 3650 days:
     /// as long as an `Idempotency-Key` at least.
     pub history: Duration,
+    /// How long the audit log is retained. Default 90 days, from 1 to 3650 days.
+    pub audit_keep: Duration,
+    /// About how many bytes of the audit log are retained at most. Default 1 GiB, from 1 MiB to 1 TiB.
+    pub audit_bytes_max: u64,
     /// Time between heartbeats on streams that request none. Default 15 s, from 5 s to 10 min.
     pub heartbeat: Duration,
     /// After how long each stream is given its planned end, give or take a fifth. Default `None`, which is never; from 10 s
@@ -95,6 +114,8 @@ pub struct Config {
     /// Connections at once; one more is closed when it is accepted. Default 200,000, from 1 to
     /// 10,000,000.
     pub connections_max: usize,
+    /// How much one address, one token and all together may ask for.
+    pub quotas: Quotas,
     /// Time within which the head of a request must arrive. Default 10 s, from 1 s to 5 min.
     pub header_timeout: Duration,
     /// Time within which the body of a request must arrive. Default 30 s, from 1 s to 1 h.
@@ -104,8 +125,14 @@ pub struct Config {
     pub drain: Duration,
     /// Threads that hold streams; 0 is one per core. Default 0, at most 256.
     pub shards: usize,
+    /// How tokens of another issuer are read; `None`: they are not.
+    pub jwt: Option<JwtConfig>,
     /// Certificate and key of the listeners that speak TLS: those of the scheme `https`, and those of none.
     pub tls: Option<TlsFiles>,
+    /// More certificates, each shown to clients that ask for one of its names (SNI). Default none.
+    pub certificates: Vec<TlsFiles>,
+    /// One that the hub gets by itself. Default none.
+    pub acme: Option<AcmeConfig>,
 }
 
 /// What was read of all layers.
@@ -132,7 +159,7 @@ impl Loaded {
         self.config.lines().fold(String::new(), |file, (key, line)| {
             let mark = if self.is_given(key) { "" } else { "# " };
             format!("{file}{mark}{line}\n")
-        })
+        }) + &tables::to_toml(&self.config)
     }
 }
 
@@ -195,7 +222,8 @@ impl Config {
         SETTINGS.iter().map(|setting| (setting.key, setting.allowed))
     }
 
-    /// Every setting that has a value, as text that [`Config::read`] accepts, in the same order.
+    /// Every setting that has a value, as text that [`Config::read`] accepts, in the same order. What a file has as tables
+    /// (`[[listener]]`) is not among them.
     pub fn effective(&self) -> impl Iterator<Item = (&'static str, String)> {
         let shown =
             |setting: &'static settings::Setting| Some((setting.key, (setting.show)(self)?));
@@ -204,7 +232,8 @@ impl Config {
 
     /// The same as a TOML file.
     pub fn to_toml(&self) -> String {
-        self.lines().map(|(_, line)| line + "\n").collect()
+        let lines: String = self.lines().map(|(_, line)| line + "\n").collect();
+        lines + &tables::to_toml(self)
     }
 
     /// Every setting that has a value: its key, and its line of a TOML file.
@@ -225,8 +254,18 @@ impl Config {
 
     /// Where the hub listens, each with what is spoken there.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = (&ListenerConfig, Scheme)> {
-        let has_certificate = self.tls.is_some();
+        let has_certificate = self.has_certificate();
         self.listen.iter().map(move |listener| (listener, listener.scheme(has_certificate)))
+    }
+
+    /// Whether there is a certificate at all: then a listener without a scheme speaks TLS.
+    pub(crate) fn has_certificate(&self) -> bool {
+        self.certificates().next().is_some() || self.acme.is_some()
+    }
+
+    /// All certificates. The first is for clients that ask for no name, or for one that none of them has.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &TlsFiles> {
+        self.tls.iter().chain(&self.certificates)
     }
 
     /// The settings that are the core's.
@@ -236,6 +275,7 @@ impl Config {
             queue_max: self.queue_max,
             max_in_flight: self.max_in_flight,
             stream_max: self.stream_max,
+            streams_per_token: Some(self.quotas.streams_per_token).filter(|most| *most > 0),
             // Until there are credentials every hub is open.
             create_on_sight: true,
             calendar: bellwire_core::Calendar(crate::calendar::next),
@@ -258,14 +298,20 @@ impl Default for Config {
             max_in_flight: limits::MAX_IN_FLIGHT,
             data_bytes_max: limits::DATA_BYTES_MAX,
             history: Duration::from_secs(limits::HISTORY_S.default),
+            audit_keep: Duration::from_secs(limits::AUDIT_KEEP_S.default),
+            audit_bytes_max: limits::AUDIT_BYTES.default,
             heartbeat: Duration::from_secs(limits::HEARTBEAT_S.default),
             stream_max: None,
             connections_max: limits::CONNECTIONS.default as usize,
+            quotas: Quotas::default(),
             header_timeout: Duration::from_secs(limits::HEADER_TIMEOUT_S.default),
             body_timeout: Duration::from_secs(limits::BODY_TIMEOUT_S.default),
             drain: Duration::from_secs(limits::DRAIN_S.default),
             shards: limits::SHARDS.default as usize,
+            jwt: None,
             tls: None,
+            certificates: Vec::new(),
+            acme: None,
         }
     }
 }
@@ -292,17 +338,37 @@ impl Reading {
             }
         };
         for (key, value) in table {
-            match text_of(&value) {
-                Some(text) => self.set(Origin::File, &key, &text),
-                None => self.fault(Origin::File, &key, &value.to_string()),
+            if let ("jwt", toml::Value::Table(table)) = (key.as_str(), &value) {
+                for (key, value) in table {
+                    self.set_from_file(&format!("jwt_{key}"), value);
+                }
+                continue;
             }
+            if let Some(read) = tables::reader(&key) {
+                read(&value, &mut self.draft, &mut self.faults);
+                continue;
+            }
+            self.set_from_file(&key, &value);
+        }
+    }
+
+    fn set_from_file(&mut self, key: &str, value: &toml::Value) {
+        match text_of(value) {
+            Some(text) => self.set(Origin::File, key, &text),
+            None => self.fault(Origin::File, key, &value.to_string()),
         }
     }
 
     fn set(&mut self, origin: Origin, key: &str, value: &str) {
         let setting = settings::find(key);
         match setting.and_then(|setting| (setting.parse)(&mut self.draft, value)) {
-            Some(()) => self.given.extend(setting.map(|setting| setting.key)),
+            Some(()) => {
+                self.given.extend(setting.map(|setting| setting.key));
+                // What is given beside a file replaces all listeners of that, as it does every other setting.
+                if key == "listen" && origin != Origin::File {
+                    self.draft.listeners.clear();
+                }
+            }
             None => self.fault(origin, key, value),
         }
     }
@@ -332,6 +398,40 @@ impl Reading {
                 None
             }
         };
+        let given = |key: &str| self.given.contains(key);
+        let keys = if given("jwt_keys_url") { "jwt_keys_url" } else { "jwt_keys" };
+        let needed = [keys, "jwt_issuer", "jwt_audience"];
+        let any = SETTINGS.iter().map(|s| s.key).find(|key| key.starts_with("jwt_") && given(key));
+        if let Some(any) = any {
+            // One that is given and wrong is not missing.
+            let wrong = |key: &str| {
+                let is_of = |of: &str| of == key || key == "jwt_keys" && of == "jwt_keys_url";
+                let of_key =
+                    |fault: &Fault| matches!(fault, Fault::Value { key, .. } if is_of(key));
+                self.faults.iter().any(of_key)
+            };
+            let missing: Vec<_> =
+                needed.into_iter().filter(|key| !given(key) && !wrong(key)).collect();
+            for missing in missing {
+                self.faults.push(Fault::Missing { given: any, missing });
+            }
+            let jwt = self.draft.jwt;
+            self.faults.extend(jwt.contradictions());
+            config.jwt = Some(jwt);
+        }
+        if !self.draft.listeners.is_empty() {
+            // Those of the short form first: so they are printed.
+            let (short, mut tables): (Vec<_>, Vec<_>) =
+                self.draft.listeners.into_iter().partition(ListenerConfig::is_short);
+            if !self.given.contains("listen") {
+                config.listen.clear();
+            }
+            config.listen.extend(short);
+            config.listen.append(&mut tables);
+            self.given.insert("listen");
+        }
+        config.certificates = self.draft.certificates;
+        config.acme = self.draft.acme;
         if !config.classic_actions.is_empty() && !config.classic {
             self.faults.push(Fault::Missing { given: "classic_actions", missing: "classic" });
         }

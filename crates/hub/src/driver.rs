@@ -6,40 +6,49 @@
 //! outputs are carried out in their order, outside of the lock (`effects.rs`). Events for observers
 //! and watchers go to the feed (`feed.rs`).
 //!
-//! Nothing is decided here, and no HTTP is known here.
+//! What becomes of commands and devices is decided by the core, but for two requests that rest on what the store has: which
+//! labels a merge leaves (`labels.rs`), and which deliveries a cancel of a part is of (`part.rs`). No HTTP is known here.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_core::record::TokenRecord;
-use bellwire_core::{
-    Answer, Enrolment, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, RolloutOp, Send,
-    SessionId, TokenUse,
-};
+use bellwire_core::record::AuditRecord;
+use bellwire_core::{Answer, Hub, Listen, Now, Poll, Presence, Recovered, RequestId, SessionId};
 use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Code, Command, CommandId, CreatedToken, Credential, Delivery, Device, DeviceId, Json, Labels,
-    NewToken, Problem, Report, SecretText, Timestamp, TokenId,
+    AuditObject, Code, CommandId, Delivery, Device, DeviceId, Json, Labels, Problem, Report,
+    Timestamp,
 };
 use tokio::sync::oneshot;
 
-use crate::auth::{Auth, secret_digest};
+use crate::audit::verb;
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::feed::Reader;
 use crate::frames;
+use crate::jwt::Jwt;
 use crate::plane::{Plane, PlaneConfig, StreamOptions};
-use crate::store::{Store, StoreError, StoreEvents, StoredDevice, Visible};
+use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
 
+mod audited;
+mod commands;
 mod effects;
 mod events;
+mod labels;
+mod part;
 mod preview;
+mod reply;
 mod reserved;
 mod runtime;
 mod schedules;
+mod tokens;
 mod trials;
+mod watching;
 
+pub(crate) use audited::{By, Follower};
+pub use labels::{LabelsChange, LabelsChanged};
+use reply::Reply;
 pub use reserved::Reserved;
 use runtime::Runtime;
 
@@ -88,6 +97,10 @@ use runtime::Runtime;
 #[derive(Clone)]
 pub struct Driver {
     runtime: Arc<Runtime>,
+    /// For whom it acts; `None` for the program that it is part of.
+    by: Option<Arc<By>>,
+    /// How tokens of another issuer are read.
+    jwt: Option<Arc<Jwt>>,
 }
 
 /// The answer to a poll.
@@ -129,6 +142,8 @@ impl Driver {
     ) -> io::Result<Self> {
         let plane = PlaneConfig {
             shards: config.shards,
+            unsent_bytes_in_all_max: usize::try_from(config.quotas.unsent_bytes_max)
+                .unwrap_or(usize::MAX),
             overloaded_last: Some(frames::overloaded()),
             clock: Arc::new(clock.clone()),
             ..PlaneConfig::default()
@@ -137,98 +152,12 @@ impl Driver {
         let auth = Auth::new(recovered.admin_tokens > 0);
         let hub = Hub::new(config.core(), recovered, seed);
         let runtime = Runtime::start(hub, auth, config, store, plane, clock, seed)?;
-        Ok(Self { runtime })
+        Ok(Self { runtime, by: None, jwt: None })
     }
 
     /// The receiver of what the store reports.
     pub fn store_events(&self) -> Arc<dyn StoreEvents> {
         self.runtime.events()
-    }
-
-    // --- Requests of senders ---
-
-    /// Stores a command to one device; answers once it is on disk and, if the send waits, once it has
-    /// ended or the wait has elapsed.
-    ///
-    /// # Errors
-    /// `queue_full`, `device_offline`, `idempotency_mismatch`, `unknown_device`, `draining`,
-    /// `store_unavailable`.
-    pub async fn send(&self, send: Send) -> Result<Delivery, Problem> {
-        match self.request_send(send).await? {
-            Answer::Delivery(delivery) => Ok(*delivery),
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// Stores a command to several devices; answers once it is on disk, with all that it promises.
-    ///
-    /// # Errors
-    /// `idempotency_mismatch`, `unknown_device`, `rate_limited`, `draining`, `store_unavailable`.
-    pub async fn send_to_many(&self, send: Send, visible: Visible) -> Result<Command, Problem> {
-        match self.request_send(send).await? {
-            Answer::Command(command) => self.command_of_sender(command, visible).await,
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// A command to no device is there for nobody in particular; its sender is shown it all the same.
-    async fn command_of_sender(&self, id: CommandId, visible: Visible) -> Result<Command, Problem> {
-        let shown = self.command(id, visible).await;
-        if shown.as_ref().is_err_and(|problem| problem.code == Code::UnknownCommand) {
-            let whole = self.command(id, Visible::all()).await?;
-            return if whole.total == 0 { Ok(whole) } else { shown };
-        }
-        shown
-    }
-
-    async fn request_send(&self, send: Send) -> Result<Answer, Problem> {
-        let random = entropy().map_err(|_| internal())?;
-        self.request(|hub, request, now| hub.handle_send(request, send, random, now)).await
-    }
-
-    /// Cancels a command, and shows it as it then is: some of its devices may still have to answer.
-    ///
-    /// # Errors
-    /// `unknown_command`, `illegal_transition` when all had ended before, `store_unavailable`.
-    pub async fn cancel(
-        &self,
-        command: CommandId,
-        force: bool,
-        visible: Visible,
-    ) -> Result<Command, Problem> {
-        let reply =
-            self.request(|hub, request, now| hub.handle_cancel(request, command, force, now));
-        match reply.await? {
-            Answer::Cancelled => self.command(command, visible).await,
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// Pauses, resumes or aborts the rollout of a command, and shows it as it then is.
-    ///
-    /// # Errors
-    /// `unknown_command`, `conflict` when it has no rollout or that has ended, `store_unavailable`.
-    pub async fn change_rollout(
-        &self,
-        command: CommandId,
-        op: RolloutOp,
-        visible: Visible,
-    ) -> Result<Command, Problem> {
-        let reply = self.request(|hub, request, now| hub.handle_rollout(request, command, op, now));
-        match reply.await? {
-            Answer::Cancelled => self.command(command, visible).await,
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// A command as it is on disk, for one who sees these devices.
-    ///
-    /// # Errors
-    /// `unknown_command`, `store_unavailable`.
-    pub async fn command(&self, command: CommandId, visible: Visible) -> Result<Command, Problem> {
-        let found = self.store().command(command, visible).await?;
-        let detail = "no command has this id, or it is no longer retained";
-        found.ok_or_else(|| Problem::new(Code::UnknownCommand, detail))
     }
 
     // --- Requests of devices ---
@@ -305,12 +234,9 @@ impl Driver {
     /// # Errors
     /// `store_unavailable`.
     pub async fn put_device(&self, device: DeviceId, labels: Labels) -> Result<bool, Problem> {
-        let reply =
-            self.request(|hub, request, now| hub.handle_put_device(request, device, labels, now));
-        match reply.await? {
-            Answer::Device { created } => Ok(created),
-            answer => Err(unexpected(&answer)),
-        }
+        let put = device.clone();
+        self.hold_labels_for(device, |driver| async move { driver.put_labels(put, labels).await })
+            .await
     }
 
     /// Stores the facts that a device reports of itself.
@@ -331,156 +257,18 @@ impl Driver {
     /// # Errors
     /// `unknown_device`, `store_unavailable`.
     pub async fn delete_device(&self, device: DeviceId) -> Result<(), Problem> {
-        // Read always, since observers may connect while it is being removed.
-        let row = self.store().device(device.clone()).await?;
-        let answer = self.request_removing(row, |hub, request, now| {
-            hub.handle_delete_device(request, device, now);
-        });
-        self.done(answer.await?)
-    }
-
-    // --- Tokens and enrolment ---
-
-    /// Makes a token; its text is in what this gives, and nowhere else.
-    ///
-    /// # Errors
-    /// `store_unavailable`, `internal` when the system gives no entropy.
-    pub async fn make_token(
-        &self,
-        new: NewToken,
-        created_by: Option<String>,
-    ) -> Result<CreatedToken, Problem> {
-        let credential = self.new_credential()?;
-        let now = self.now();
-        let record = TokenRecord {
-            id: credential.id(),
-            digest: secret_digest(&credential),
-            role: new.role,
-            expires_at: new.expires_in_s.map(|s| now.after(Duration::from_secs(s))),
-            note: new.note,
-            created_at: now,
-            created_by,
-            last_used_at: None,
-        };
-        let info = record.to_token();
-        self.create_token(record).await?;
-        Ok(CreatedToken { info, token: SecretText(credential) })
-    }
-
-    /// Stores a new token.
-    ///
-    /// # Errors
-    /// `store_unavailable`.
-    async fn create_token(&self, record: TokenRecord) -> Result<(), Problem> {
-        let reply = self.request(|hub, request, now| hub.handle_create_token(request, record, now));
-        self.done(reply.await?)
-    }
-
-    /// Revokes a token: its streams end.
-    ///
-    /// # Errors
-    /// `not_found`, `conflict` for the last `admin` token, `store_unavailable`.
-    pub async fn revoke_token(&self, token: TokenId) -> Result<(), Problem> {
-        let reply = self.request(|hub, request, now| hub.handle_revoke_token(request, token, now));
-        self.done(reply.await?)
-    }
-
-    /// A device enrols; whether an operator must approve it first.
-    ///
-    /// # Errors
-    /// `unauthenticated` when the join token does not work, `conflict` when the name is taken, `store_unavailable`.
-    pub async fn enroll(&self, enrolment: Enrolment) -> Result<bool, Problem> {
-        let reply = self.request(|hub, request, now| hub.handle_enroll(request, enrolment, now));
-        match reply.await? {
-            Answer::Enrolled { pending } => Ok(pending),
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// A device that waits for it may work from now on.
-    ///
-    /// # Errors
-    /// `unknown_device`, `store_unavailable`.
-    pub async fn approve(&self, device: DeviceId) -> Result<(), Problem> {
-        let reply = self.request(|hub, request, now| hub.handle_approve(request, device, now));
-        match reply.await? {
-            Answer::Device { .. } => Ok(()),
-            answer => Err(unexpected(&answer)),
-        }
-    }
-
-    /// Whether a caller needs no token.
-    pub fn is_open(&self) -> bool {
-        self.runtime.auth.is_open()
-    }
-
-    /// A new token, in nobody's hands yet.
-    ///
-    /// # Errors
-    /// `internal` when the system gives no entropy.
-    pub(crate) fn new_credential(&self) -> Result<Credential, Problem> {
-        let id = entropy().map_err(|_| internal())?;
-        let secret = entropy().map_err(|_| internal())?;
-        Ok(Credential::from_random(id, secret))
-    }
-
-    pub(crate) fn auth(&self) -> &Auth {
-        &self.runtime.auth
-    }
-
-    /// A token was used at this time. Nothing is promised.
-    pub(crate) fn token_used(&self, token: TokenId, at: Timestamp) {
-        self.runtime.with_core(|core, now| core.hub.handle_token_used(token, at, now));
-    }
-
-    // --- Observers and watchers ---
-
-    /// Opens a stream of what happens to a command: every delivery as it is, each change, `done`,
-    /// the end.
-    ///
-    /// # Errors
-    /// `unknown_command`, `draining`, `store_unavailable`, `rate_limited` when there are too many watchers.
-    pub async fn watch(
-        &self,
-        command: CommandId,
-        options: StreamOptions,
-        visible: Visible,
-        token: Option<TokenUse>,
-    ) -> Result<Reserved, Problem> {
-        let reserved = self.reserve(options)?;
-        let reader = Reader { visible: visible.clone(), token };
-        let mailbox = self.runtime.feed.watch(reserved.stream, command, reader)?;
-        // From here on every change is notified; those that the snapshot contains already are recognised by
-        // their version. Changes decided before are not notified, so the snapshot must contain them: it is
-        // read when they are on disk.
-        let watching = self.runtime.watch(command);
-        self.done(self.request(|hub, request, _| hub.handle_settle(request)).await?)?;
-        let Some(snapshot) = self.store().snapshot(command, None, visible.clone()).await? else {
-            return Err(Problem::new(Code::UnknownCommand, "no command has this id"));
-        };
-        let feed = self.runtime.feed.clone();
-        let progress = feed.progress(command, snapshot.command.total, &visible)?;
-        tokio::spawn(async move {
-            feed.follow(mailbox, progress, snapshot).await;
-            drop(watching);
-        });
-        Ok(reserved)
-    }
-
-    /// Opens a stream of what happens to all devices and deliveries.
-    ///
-    /// # Errors
-    /// `draining`, `rate_limited` when there are too many watchers.
-    pub fn observe(
-        &self,
-        options: StreamOptions,
-        visible: Visible,
-        token: Option<TokenUse>,
-    ) -> Result<Reserved, Problem> {
-        let reserved = self.reserve(options)?;
-        self.runtime.feed.observe(reserved.stream, Reader { visible, token })?;
-        self.runtime.observers_changed();
-        Ok(reserved)
+        let removed = device.clone();
+        self.hold_labels_for(device, |driver| async move {
+            // Read always, since observers may connect while it is being removed.
+            let row = driver.store().device(removed.clone()).await?;
+            let record = driver.record(verb::DEVICE_DELETE, AuditObject::device(&removed), 204);
+            let answer = driver.request_removing(row, |hub, request, now| {
+                hub.audit(request, record);
+                hub.handle_delete_device(request, removed, now);
+            });
+            driver.done(answer.await?)
+        })
+        .await
     }
 
     // --- Trials of networks ---
@@ -524,6 +312,31 @@ impl Driver {
         presences.ok_or_else(internal)
     }
 
+    /// Devices that are online and whose names begin so, by name after this one, or before it; as many at most.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn online_part(
+        &self,
+        after: Option<&DeviceId>,
+        prefix: &str,
+        descending: bool,
+        limit: usize,
+    ) -> Result<Vec<DeviceId>, Problem> {
+        let part = self.runtime.with_core(|core, _| {
+            core.hub.online_part(after, prefix, descending).take(limit).cloned().collect()
+        });
+        part.ok_or_else(internal)
+    }
+
+    /// How many devices are online.
+    ///
+    /// # Errors
+    /// `internal` when the hub has failed.
+    pub fn online_count(&self) -> Result<usize, Problem> {
+        self.runtime.with_core(|core, _| core.hub.online_count()).ok_or_else(internal)
+    }
+
     /// A device as the API shows it; `None` when it is not known.
     ///
     /// # Errors
@@ -558,6 +371,17 @@ impl Driver {
         self.runtime.clock.now().wall
     }
 
+    /// How often the lock of the core was taken.
+    #[cfg(test)]
+    pub(crate) fn locked(&self) -> u64 {
+        self.runtime.locked()
+    }
+
+    /// What the time is for credentials that expire.
+    pub(crate) fn expiry_time(&self) -> Timestamp {
+        self.runtime.clock.expiry()
+    }
+
     /// Both clocks at one moment.
     pub(crate) fn clocks(&self) -> bellwire_core::Now {
         self.runtime.clock.now()
@@ -588,28 +412,36 @@ impl Driver {
 
     // --- How it is done ---
 
-    /// Passes a request to the core and waits for its one reply.
-    async fn request(
+    /// Passes a request to the core, at once, for its one reply.
+    ///
+    /// It is no `async fn`, nor are the two below: their futures would hold the call, with all that it is about, once for each of
+    /// them. Those of a send took six kilobytes.
+    fn request(&self, call: impl FnOnce(&mut Hub, RequestId, Now)) -> Reply<'_> {
+        self.request_removing(None, call)
+    }
+
+    /// The same for one that the audit log has an entry of, which is on disk with the change or not at all.
+    fn request_recorded(
         &self,
+        entry: AuditRecord,
         call: impl FnOnce(&mut Hub, RequestId, Now),
-    ) -> Result<Answer, Problem> {
-        self.request_removing(None, call).await
+    ) -> Reply<'_> {
+        self.request(|hub, request, now| {
+            hub.audit(request, entry);
+            call(hub, request, now);
+        })
     }
 
     /// The same for a request that removes the device of this row, if there is one.
-    async fn request_removing(
+    fn request_removing(
         &self,
         removes: Option<StoredDevice>,
         call: impl FnOnce(&mut Hub, RequestId, Now),
-    ) -> Result<Answer, Problem> {
+    ) -> Reply<'_> {
         let (reply, answer) = oneshot::channel();
-        let mut waiting = self.runtime.request(reply, removes, call)?;
-        let answer = answer.await;
-        waiting.is_answered();
-        match answer {
-            Ok(Answer::Problem(problem)) => Err(*problem),
-            Ok(answer) => Ok(answer),
-            Err(_) => Err(internal()),
+        match self.runtime.request(reply, removes, call) {
+            Ok(waiting) => Reply::Waits(waiting, answer),
+            Err(problem) => Reply::Refused(Some(problem)),
         }
     }
 

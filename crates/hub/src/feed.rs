@@ -11,7 +11,6 @@
 //!
 //! The streams themselves are the plane's: heartbeats, slow readers, and their end.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,11 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bellwire_core::{HubEvent, Presence};
-use bellwire_proto::limits::WATCHERS_MAX;
 use bellwire_proto::stream::{Bye, ByeReason};
-use bellwire_proto::{
-    Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Labels, Problem,
-};
+use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Problem};
 use futures_util::FutureExt;
 use tokio::sync::{Notify as Wake, mpsc};
 
@@ -31,14 +27,17 @@ use crate::clock::Clock;
 use crate::frames;
 use crate::plane::{CloseReason, Frame, Plane, Receipt, StreamEvent, StreamId};
 use crate::store::{Store, StoredDevice, Visible};
-use progress::{Memory, Names, Progress};
+use progress::{Memory, Progress};
 
 mod follow;
 mod progress;
 mod readers;
+mod subscribers;
 
 use readers::Part;
 pub(crate) use readers::Reader;
+pub(crate) use subscribers::Mailbox;
+use subscribers::{Role, State, Taken, Watcher, Written};
 
 /// Events that wait for the feed's task. A hub does some ten thousand changes a second at most: this is most
 /// of a second of them, and the task needs some microseconds for each.
@@ -77,54 +76,6 @@ pub(crate) struct FeedEvent {
     pub(crate) event: HubEvent,
     /// Of a device that was removed: its row as it was.
     pub(crate) removed: Option<Box<StoredDevice>>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Those who see everything.
-    observers: Vec<StreamId>,
-    /// Those who see a part of the fleet.
-    scoped: Vec<(StreamId, Visible)>,
-    watchers: HashMap<CommandId, Vec<Watcher>>,
-    /// The names that the watchers of a command share.
-    names: HashMap<CommandId, Weak<Names>>,
-    /// What each stream of the feed is for, and who reads it.
-    streams: HashMap<StreamId, (Role, Reader)>,
-    draining: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Role {
-    Observer,
-    Watcher(CommandId),
-}
-
-/// The feed's end of a [`Mailbox`].
-struct Watcher {
-    stream: StreamId,
-    changes: mpsc::Sender<DeliveryChange>,
-    written: Arc<Written>,
-    part: Arc<Part>,
-}
-
-/// The changes for one watcher, until its stream is closed. Dropped before that, it closes the stream.
-pub(crate) struct Mailbox {
-    plane: Plane,
-    stream: StreamId,
-    changes: mpsc::Receiver<DeliveryChange>,
-    written: Arc<Written>,
-    part: Arc<Part>,
-}
-
-/// Whether the frame that was sent with [`Receipt::Written`] is written, or never will be.
-#[derive(Default)]
-struct Written {
-    settled: Wake,
-    closed: AtomicBool,
-    /// A queue was full: changes are missing in the mailbox.
-    missed: AtomicBool,
-    /// Wakes a watcher whose mailbox is empty when that is so.
-    misses: Wake,
 }
 
 /// A delivery that changed, encoded.
@@ -472,116 +423,6 @@ impl FeedEvent {
     }
 }
 
-impl Written {
-    fn miss(&self) {
-        self.missed.store(true, Ordering::Release);
-        self.misses.notify_one();
-    }
-}
-
-/// Whether an event was about a stream of the feed.
-enum Taken {
-    Not,
-    Yes,
-    ObserverClosed,
-}
-
-impl State {
-    fn is_observed(&self) -> bool {
-        !self.observers.is_empty() || !self.scoped.is_empty()
-    }
-
-    fn take_observers(&mut self) -> Vec<StreamId> {
-        let mut all = std::mem::take(&mut self.observers);
-        all.extend(self.scoped.drain(..).map(|(stream, _)| stream));
-        all
-    }
-
-    /// Of those who see a part of the fleet, those who see a device with these labels.
-    fn scoped_who_see(&self, labels: &Labels) -> Vec<StreamId> {
-        let seeing = self.scoped.iter().filter(|(_, visible)| visible.sees(labels));
-        seeing.map(|(stream, _)| *stream).collect()
-    }
-
-    fn admit(&mut self, stream: StreamId, role: Role, reader: Reader) -> Result<(), Problem> {
-        if self.draining {
-            return Err(Problem::draining());
-        }
-        if self.streams.len() >= WATCHERS_MAX {
-            return Err(Problem::new(
-                Code::RateLimited,
-                "the hub has as many watchers as it allows; try again later",
-            ));
-        }
-        self.streams.insert(stream, (role, reader));
-        Ok(())
-    }
-
-    fn stream_event(&mut self, event: StreamEvent) -> Taken {
-        let (StreamEvent::Buffered { stream, .. }
-        | StreamEvent::Written { stream, .. }
-        | StreamEvent::Closed { stream, .. }
-        | StreamEvent::Stalled { stream }
-        | StreamEvent::Resumed { stream }) = event;
-        let Some(role) = self.streams.get(&stream).map(|(role, _)| *role) else {
-            return Taken::Not;
-        };
-        match event {
-            StreamEvent::Closed { .. } => {
-                self.streams.remove(&stream);
-                self.remove(stream, role);
-                if matches!(role, Role::Observer) {
-                    return Taken::ObserverClosed;
-                }
-            }
-            StreamEvent::Written { .. } => {
-                if let Role::Watcher(command) = role {
-                    let mut watchers = self.watchers.get(&command).into_iter().flatten();
-                    if let Some(watcher) = watchers.find(|watcher| watcher.stream == stream) {
-                        watcher.written.settled.notify_one();
-                    }
-                }
-            }
-            _ => {}
-        }
-        Taken::Yes
-    }
-
-    fn remove(&mut self, stream: StreamId, role: Role) {
-        match role {
-            Role::Observer => {
-                self.observers.retain(|observer| *observer != stream);
-                self.scoped.retain(|(observer, _)| *observer != stream);
-            }
-            Role::Watcher(command) => {
-                if let Some(watchers) = self.watchers.get_mut(&command) {
-                    watchers.retain(|watcher| watcher.stream != stream);
-                    if !watchers.is_empty() {
-                        return;
-                    }
-                }
-                self.watchers.remove(&command);
-                self.names.remove(&command);
-            }
-        }
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.written.closed.store(true, Ordering::Release);
-        self.written.settled.notify_one();
-    }
-}
-
-impl Drop for Mailbox {
-    fn drop(&mut self) {
-        // Ignored once the stream is closed. Else its task could not read what it needs, or panicked.
-        let last = Some(frames::overloaded());
-        self.plane.close(self.stream, last, CloseReason::Overloaded);
-    }
-}
-
 /// When the reader of a stream reconnects to a hub that restarts, in seconds: from 1 to 10 (contract,
 /// section 4), so that not all of them come at once.
 fn spread_s(stream: StreamId) -> f64 {
@@ -593,7 +434,7 @@ fn spread_s(stream: StreamId) -> f64 {
 async fn run(feed: Weak<Feed>, mut events: mpsc::Receiver<FeedEvent>, clock: Clock) {
     let mut batch = Vec::with_capacity(BATCH_EVENTS_MAX);
     loop {
-        let Some(expiring) = feed.upgrade().map(|feed| feed.end_expired(clock.now().wall)) else {
+        let Some(expiring) = feed.upgrade().map(|feed| feed.end_expired(clock.expiry())) else {
             return;
         };
         tokio::select! {

@@ -3,7 +3,7 @@
 
 use bellwire_core::Frame as CoreFrame;
 use bellwire_proto::stream::{Bye, ByeReason, CommandEvent};
-use bellwire_proto::{Command, Delivery, DeviceEvent, Seq, limits};
+use bellwire_proto::{AuditEntry, Command, Delivery, DeviceEvent, Seq, limits};
 use bellwire_sse::{Encoder, EventId, EventName};
 use serde::Serialize;
 
@@ -67,6 +67,17 @@ pub fn device(event: &DeviceEvent) -> Frame {
 /// The last event for the watchers of a command: all of its deliveries have ended.
 pub fn done(command: &Command) -> Frame {
     encode("done", None, command)
+}
+
+/// An entry of the audit log, with its number as the id.
+pub fn audit(entry: &AuditEntry) -> Vec<u8> {
+    bytes("audit", Some(Seq::new(entry.id)), None, entry)
+}
+
+/// The last event of a stream that is no device's.
+pub fn bye_alone(reason: ByeReason) -> Vec<u8> {
+    let (least, most) = limits::BYE_RECONNECT_S;
+    bytes("bye", None, None, &Bye { reason, reconnect_s: f64::midpoint(least, most) })
 }
 
 /// The state of the hub itself, to observers.

@@ -9,6 +9,7 @@
 //! The table is matched on the path as it came, before it is decoded: an empty name and one that
 //! contains `%2F` are invalid names here (400) and not other routes.
 
+mod audit;
 pub mod bodies;
 mod body;
 pub mod browsers;
@@ -17,6 +18,7 @@ pub mod classic;
 mod command;
 mod device;
 mod export;
+mod metrics;
 mod ops;
 mod page;
 pub mod params;
@@ -25,6 +27,8 @@ mod problem;
 mod report;
 mod request;
 mod rules;
+#[cfg(test)]
+mod same_work;
 mod schedule;
 mod send;
 mod stream;
@@ -42,12 +46,15 @@ use axum::body::Body;
 use axum::response::Response;
 use axum::routing::any;
 use bellwire_proto::limits::{PAGE_ITEMS, URI_BYTES_MAX};
-use bellwire_proto::{Code, DeviceId, Problem};
+use bellwire_proto::{Actor, Code, DeviceId, Problem};
 use http::request::Parts;
-use http::{Method, header};
+use http::{Method, StatusCode, header};
 
-use crate::driver::Driver;
+use crate::driver::{By, Driver};
+use crate::listen::OpenListener;
+use crate::quota::Exceeded;
 use crate::store::{Cursor, PageRequest};
+use audit::LoggedRequest;
 use browsers::{Browsers, Effect};
 use caller::Caller;
 use request::Request;
@@ -56,13 +63,14 @@ use rules::Rule;
 /// The API over a hub, to be served by the hub's own [`listen`](crate::listen) or by any axum
 /// server: where the connection cannot be taken over, streams are ordinary response bodies.
 ///
-/// It answers below `/v1/`, `/healthz` and `/readyz`, and leaves every other path to the router
+/// It answers below `/v1/`, `/metrics`, `/healthz` and `/readyz`, and leaves every other path to the router
 /// that it is merged into; [`not_found`] is the fallback of a hub by itself.
 pub fn router(driver: Driver) -> Router {
     let browsers = Arc::new(Browsers::new(driver.config()));
     let api = any(move |request| shared_answer(driver.clone(), browsers.clone(), request));
     Router::new()
         .route("/v1/{*path}", api.clone())
+        .route("/metrics", api.clone())
         .route("/healthz", api.clone())
         .route("/readyz", api)
 }
@@ -186,9 +194,11 @@ static ROUTES: &[Route] = &[
         methods: &[
             on!(GET reads DeviceOrOperator, device::show),
             on!(PUT acts Registrar, device::put),
+            on!(PATCH acts Registrar, device::patch),
             on!(DELETE acts Registrar, device::delete),
         ],
     },
+    Route { path: "/v1/labels", methods: &[on!(GET reads Operator, device::labels)] },
     Route {
         path: "/v1/devices/{device}/approve",
         methods: &[on!(POST acts Registrar, token::approve)],
@@ -215,8 +225,10 @@ static ROUTES: &[Route] = &[
     Route { path: "/v1/tokens/self", methods: &[on!(GET reads Holder, token::own)] },
     Route { path: "/v1/tokens/{token}", methods: &[on!(DELETE acts Admin, token::revoke)] },
     Route { path: "/v1/enroll", methods: &[on!(POST acts Join, token::enroll)] },
+    Route { path: "/v1/audit", methods: &[on!(GET reads Admin, audit::list)] },
     Route { path: "/v1/events", methods: &[on!(GET reads Operator, ops::events)] },
     Route { path: "/v1/ping", methods: &[on!(GET reads Anyone, ping::ping)] },
+    Route { path: "/metrics", methods: &[on!(GET reads Metrics, metrics::metrics)] },
     Route { path: "/healthz", methods: &[on!(GET reads Anyone, ops::healthz)] },
     Route { path: "/readyz", methods: &[on!(GET reads Anyone, ops::readyz)] },
 ];
@@ -230,9 +242,21 @@ async fn shared_answer(
     let (mut head, body) = request.into_parts();
     browsers.note(&mut head);
     let origin = browsers::listed_origin(&head);
-    let mut response = answer(driver, &browsers, head, body).await;
+    let asks = browsers::shows_answers(&head);
+    let mut response = answer(driver.clone(), &browsers, head, body).await;
+    let refused = response.extensions().get::<Code>().copied();
+    driver.metrics().answered(response.status().as_u16(), refused);
+    if asks && response.status() == StatusCode::UNAUTHORIZED {
+        problem::offer_basic(&mut response);
+    }
     browsers.share(origin, &mut response);
     response
+}
+
+/// The refusal of who asks for too much.
+fn exceeded(exceeded: &Exceeded) -> Response {
+    let retry_after = exceeded.retry_after_s.to_string();
+    problem::with(problem::problem(&exceeded.problem), header::RETRY_AFTER, &retry_after)
 }
 
 /// The first checks of every request: its length, then route, method, page, credentials.
@@ -245,48 +269,89 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         return not_found().await;
     };
     if head.method == Method::OPTIONS {
-        return options(browsers, route, &head, driver.is_open());
+        return options(browsers, route, &head, is_open_for(&driver, &head));
     }
     let Some(served) = route.served(&head.method) else {
         let allow = route.allow();
         let refusal = Problem::new(Code::MethodNotAllowed, format!("this path offers {allow}"));
         return problem::with(problem::problem(&refusal), header::ALLOW, &allow);
     };
-    let open = driver.is_open();
+    let logged = LoggedRequest::of(served, route.path, &head);
+    let address = request::address(&head);
+    let refuse = |actor: Actor, refusal: &Problem| {
+        logged.refused(&driver.acting_for(Arc::new(By::new(actor, address))), refusal);
+        problem::problem(refusal)
+    };
+    let refuse_for_now = |actor: Actor, refusal: &Exceeded| {
+        refuse(actor, &refusal.problem);
+        exceeded(refusal)
+    };
+    let now = driver.clocks().instant;
+    if let Err(refusal) = driver.quota().request(address, now) {
+        return refuse_for_now(Actor::default(), &refusal);
+    }
+    let open = is_open_for(&driver, &head);
     let page = if open {
         browsers.check(&head, served.effect)
     } else {
         browsers.check_page_of(&head, served.effect)
     };
     if let Err(refusal) = page {
-        return problem::problem(&refusal);
+        return refuse(Actor::default(), &refusal);
     }
-    let caller = match caller(&driver, route, served, &head).await {
+    let caller = match caller(&driver, served, &head).await {
         Ok(caller) => caller,
-        Err(refusal) => return problem::problem(&refusal),
+        Err(refusal) => {
+            let failed = refusal.code == Code::Unauthenticated
+                && head.headers.contains_key(header::AUTHORIZATION);
+            let slowed = failed.then(|| driver.quota().failed_credential(address, now)).flatten();
+            return match slowed {
+                Some(slowed) => refuse_for_now(Actor::default(), &slowed),
+                None => refuse(Actor::default(), &refusal),
+            };
+        }
     };
-    let request = Request::new(driver, caller, route.path, head, body);
+    if let Some(name) = caller.name()
+        && let Err(refusal) = driver.quota().request_with(&name, caller.role_name(), now)
+    {
+        return refuse_for_now(audit::actor(&caller), &refusal);
+    }
+    if let Err(refusal) = allowed(&caller, route, served, &head) {
+        return refuse(audit::actor(&caller), &refusal);
+    }
+    let driver = driver.acting_for(Arc::new(By::new(audit::actor(&caller), address)));
+    let request = Request::new(driver.clone(), caller, route.path, head, body);
     match caught((served.handler)(request)).await {
-        Ok(response) => response,
-        Err(refusal) => problem::problem(&refusal),
+        Ok(response) => {
+            logged.answered(&driver, &response);
+            response
+        }
+        Err(refusal) => {
+            logged.refused(&driver, &refusal);
+            problem::problem(&refusal)
+        }
     }
 }
 
-/// Who is calling, if the rule of the route allows it.
-async fn caller(
-    driver: &Driver,
-    route: &Route,
-    served: &Served,
-    head: &Parts,
-) -> Result<Caller, Problem> {
-    if served.rule == Rule::Anyone {
-        return Ok(Caller::Anonymous);
+/// Whether a request needs no credential: the hub is open, or the listener that it came by.
+fn is_open_for(driver: &Driver, head: &Parts) -> bool {
+    driver.is_open() || head.extensions.get::<OpenListener>().is_some()
+}
+
+/// Who is calling.
+async fn caller(driver: &Driver, served: &Served, head: &Parts) -> Result<Caller, Problem> {
+    match served.rule {
+        Rule::Anyone => Ok(Caller::Anonymous),
+        _ => Caller::of(driver, head).await,
     }
-    let caller = Caller::of(driver, &head.headers).await?;
-    let device = request::segment(route.path, head, "device").ok();
-    let device = device.and_then(|name| name.parse::<DeviceId>().ok());
-    served.rule.check(&caller, device.as_ref())?;
-    Ok(caller)
+}
+
+/// Whether the rule of the route allows it.
+fn allowed(caller: &Caller, route: &Route, served: &Served, head: &Parts) -> Result<(), Problem> {
+    served.rule.check(caller, || {
+        let name = request::segment(route.path, head.uri.path(), "device").ok()?;
+        name.parse::<DeviceId>().ok()
+    })
 }
 
 /// The answer to `OPTIONS`: the methods, or the leave for a page of a listed origin to use them.
@@ -396,7 +461,7 @@ mod tests {
     #[test]
     fn allow_lists_the_methods_of_a_path() {
         let devices = Route::find("/v1/devices/d").unwrap();
-        assert_eq!(devices.allow(), "GET, HEAD, PUT, DELETE, OPTIONS");
+        assert_eq!(devices.allow(), "GET, HEAD, PUT, PATCH, DELETE, OPTIONS");
         assert!(devices.served(&Method::HEAD).is_some());
         assert!(devices.served(&Method::POST).is_none());
         assert!(Route::find("/v1/send/d/a").unwrap().served(&Method::HEAD).is_none());

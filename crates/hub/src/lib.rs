@@ -20,6 +20,7 @@
 //!   end.
 
 pub mod app;
+mod audit;
 mod auth;
 pub mod calendar;
 mod clock;
@@ -28,8 +29,11 @@ pub mod driver;
 mod feed;
 pub mod frames;
 pub mod http;
+pub mod jwt;
 pub mod listen;
+mod metrics;
 pub mod plane;
+mod quota;
 pub mod store;
 pub mod tls;
 

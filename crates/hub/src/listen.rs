@@ -1,7 +1,7 @@
 //! The accept loop: HTTP/1.1 and, over TLS, HTTP/2 by hyper, on connections that can be taken over.
 //!
 //! `axum::serve` has no header timeout and no limit on connections, and does not release a socket; so
-//! the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`], [`ListenerAddr`] and
+//! the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`], [`ClientIp`], [`ListenerAddr`] and
 //! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. One
 //! connection is served in `listen/connection.rs`.
 //!
@@ -10,6 +10,7 @@
 //! accepted and closed at once, so that the client does not wait in the kernel's queue. The handler
 //! decides how long a request's body may take.
 
+mod client;
 mod connection;
 mod head;
 mod http2;
@@ -17,7 +18,7 @@ mod paced;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -30,6 +31,9 @@ use tokio::sync::watch;
 
 use crate::config::Scheme;
 use crate::plane::ConnectionGuard;
+use crate::quota::Quota;
+pub use crate::tls::TlsConfigs;
+pub use client::{ListenerRules, parse_proxy_header};
 use paced::Paced;
 
 /// Bounds of a listener. `Default` is right for a hub on an open network.
@@ -71,6 +75,15 @@ impl Default for ListenConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr(pub SocketAddr);
 
+/// Where a request comes from, in the extensions of each: the other end of the connection, or what the trusted proxies of
+/// the listener say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientIp(pub IpAddr);
+
+/// The request came by a listener at which callers without a credential may do everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenListener;
+
 /// The listener that a connection came by, in the extensions of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerAddr {
@@ -87,10 +100,6 @@ impl fmt::Display for ListenerAddr {
     }
 }
 
-/// A channel of TLS configurations: each connection uses the one that is current at its accept. Send another to renew
-/// certificates.
-pub type TlsConfigs = watch::Receiver<Arc<rustls::ServerConfig>>;
-
 /// An address to be bound, and the TLS that is spoken there.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
@@ -98,6 +107,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// `None` for plain HTTP. A connection that negotiates `h2` (ALPN) is served HTTP/2, every other one HTTP/1.
     pub tls: Option<TlsConfigs>,
+    /// Whom it believes and lets in.
+    pub rules: ListenerRules,
 }
 
 /// Bound sockets that are not served yet.
@@ -116,9 +127,10 @@ pub struct Endpoint {
 /// ```
 #[derive(Debug)]
 pub struct Listener {
-    sockets: Vec<(TcpListener, Option<TlsConfigs>)>,
+    sockets: Vec<(TcpListener, Option<TlsConfigs>, ListenerRules)>,
     listeners: Vec<ListenerAddr>,
     config: ListenConfig,
+    quota: Option<Arc<Quota>>,
 }
 
 impl Listener {
@@ -127,7 +139,11 @@ impl Listener {
     /// # Errors
     /// When an address cannot be bound; the message names it.
     pub fn bind(addrs: &[SocketAddr], config: ListenConfig) -> io::Result<Self> {
-        let plain = |&address: &SocketAddr| Endpoint { address, tls: None };
+        let plain = |&address: &SocketAddr| Endpoint {
+            address,
+            tls: None,
+            rules: ListenerRules::default(),
+        };
         Self::bind_endpoints(addrs.iter().map(plain), config)
     }
 
@@ -143,7 +159,7 @@ impl Listener {
         let addresses: Vec<SocketAddr> =
             endpoints.iter().map(|endpoint| endpoint.address).collect();
         let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
-        for Endpoint { address, tls } in endpoints {
+        for Endpoint { address, tls, rules } in endpoints {
             // `[::]` takes the port of every IPv4 address too (RFC 3493, section 5.3), unless one is listed by itself.
             let with_v4 = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
             let only_v6 = address.is_ipv6() && addresses.iter().any(with_v4);
@@ -154,9 +170,14 @@ impl Listener {
                 io::Error::new(error.kind(), text)
             })?;
             listeners.push(ListenerAddr { scheme, address: socket.local_addr()? });
-            sockets.push((socket, tls));
+            sockets.push((socket, tls, rules));
         }
-        Ok(Self { sockets, listeners, config })
+        Ok(Self { sockets, listeners, config, quota: None })
+    }
+
+    /// Counts the connections of each address.
+    pub(crate) fn limited_by(self, quota: Arc<Quota>) -> Self {
+        Self { quota: Some(quota), ..self }
     }
 
     /// What is bound, in the order of [`Self::bind`].
@@ -169,13 +190,15 @@ impl Listener {
         let tally = Arc::new(Tally::default());
         let (stage, stage_receiver) = watch::channel(ServerStage::Serving);
         let config = Arc::new(self.config);
-        for ((socket, tls), &listener) in self.sockets.into_iter().zip(&self.listeners) {
+        for ((socket, tls, rules), &listener) in self.sockets.into_iter().zip(&self.listeners) {
             let shared = connection::Shared {
                 config: config.clone(),
                 tally: tally.clone(),
                 stage: stage_receiver.clone(),
                 listener,
+                rules: Arc::new(rules),
                 tls,
+                quota: self.quota.clone(),
             };
             tokio::spawn(accept_all(socket, shared, router.clone()));
         }
@@ -309,6 +332,19 @@ fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, route
     if open > connections_max {
         return;
     }
+    let share = shared.connection_share(addr.ip());
+    // Closed without a word: an answer would take what is to be saved.
+    let Some(share) = share else {
+        shared.tally.refused.fetch_add(1, Relaxed);
+        if let Some(refused) = shared.tally.greedy.occurred(Instant::now()) {
+            tracing::warn!(
+                address = %addr.ip(), refused,
+                "an address has as many connections as it may (connections_per_address): one more is closed at once"
+            );
+        }
+        return;
+    };
+    let guard = guard.with(share);
     shared.tally.accepted.fetch_add(1, Relaxed);
     tokio::spawn(connection::serve(stream, addr, guard, shared.clone(), router.clone()));
 }
@@ -337,6 +373,8 @@ pub struct ListenCounts {
     pub accept_errors: u64,
     /// TLS handshakes that failed or took too long.
     pub handshakes_failed: u64,
+    /// Connections of trusted proxies that did not begin with a valid header of the PROXY protocol.
+    pub proxy_headers_refused: u64,
     /// Requests whose head took too long.
     pub header_timeouts: u64,
     /// Connections given to the plane.
@@ -353,12 +391,15 @@ struct Tally {
     refused: AtomicU64,
     accept_errors: AtomicU64,
     handshakes_failed: AtomicU64,
+    proxy_headers_refused: AtomicU64,
     header_timeouts: AtomicU64,
     taken_over: AtomicU64,
     pipelined_bytes_dropped: AtomicU64,
     /// Lines of the log.
     unaccepted: Paced,
     crowded: Paced,
+    greedy: Paced,
+    headerless: Paced,
 }
 
 impl Tally {
@@ -369,6 +410,7 @@ impl Tally {
             refused: self.refused.load(Relaxed),
             accept_errors: self.accept_errors.load(Relaxed),
             handshakes_failed: self.handshakes_failed.load(Relaxed),
+            proxy_headers_refused: self.proxy_headers_refused.load(Relaxed),
             header_timeouts: self.header_timeouts.load(Relaxed),
             taken_over: self.taken_over.load(Relaxed),
             pipelined_bytes_dropped: self.pipelined_bytes_dropped.load(Relaxed),

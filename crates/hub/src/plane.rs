@@ -49,7 +49,7 @@ pub use frame::{Frame, Framing};
 pub use guard::ConnectionGuard;
 pub use options::{Heartbeat, HeartbeatForm, StreamOptions};
 pub use respond::StreamHead;
-pub use sink::Sink;
+pub use sink::{Sink, SinkTransport};
 pub use stream_id::StreamId;
 pub use takeover::Takeover;
 

@@ -16,14 +16,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Committed, DeviceRecord, Load, Loaded, ScheduleRecord, TokenRecord, Txn,
+    Committed, DeviceRecord, Load, Loaded, ScheduleRecord, TargetPage, TokenRecord, Txn,
 };
 use bellwire_core::{Instant, Presence, TargetQuery};
+use bellwire_proto::device::{DeviceOrder, LabelCounts};
 use bellwire_proto::{
-    Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device, DeviceId,
-    DeviceStatus, Page, ScheduleId, Selector, Timestamp, TokenId,
+    Action, AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device,
+    DeviceId, DeviceStatus, Page, ScheduleId, Selector, Timestamp, TokenId,
 };
 
+mod commits;
 mod cursor;
 #[cfg(feature = "fault")]
 pub mod fault;
@@ -31,6 +33,7 @@ mod queue;
 mod sqlite;
 mod visible;
 
+pub use commits::{CommitCounts, CommitTimes};
 pub use cursor::{BadCursor, Cursor};
 pub use sqlite::{OpenError, Options, SqliteStore, check_folder, has_admin_token};
 pub use visible::Visible;
@@ -105,8 +108,24 @@ pub trait Store: Send + Sync + 'static {
     /// Several devices by their names, in the order given; `None` for one that is not known.
     fn devices_named(&self, ids: Vec<DeviceId>) -> Reading<Vec<Option<StoredDevice>>>;
 
-    /// Devices by name.
-    fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>>;
+    /// Devices in the order of the filter, after a place, `limit` at most; `rows_max` rows are looked at for them at most.
+    fn devices(
+        &self,
+        filter: DeviceFilter,
+        after: Option<DevicePlace>,
+        limit: u32,
+        rows_max: u32,
+    ) -> Reading<DevicePlaces>;
+
+    /// Those of these devices that are there and fit, in the order given.
+    fn devices_fitting(
+        &self,
+        filter: DeviceFilter,
+        devices: Vec<DeviceId>,
+    ) -> Reading<Vec<DeviceId>>;
+
+    /// Keys of labels in their order, with their values and how many devices have them.
+    fn labels(&self, page: PageRequest, visible: Visible) -> Reading<Page<LabelCounts>>;
 
     /// The devices that a query finds after the given one, of `rows_max` that are looked at.
     fn found(
@@ -114,7 +133,7 @@ pub trait Store: Send + Sync + 'static {
         query: TargetQuery,
         after: Option<DeviceId>,
         rows_max: usize,
-    ) -> Reading<FoundPage>;
+    ) -> Reading<TargetPage>;
 
     /// A token by its id, expired or not.
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>>;
@@ -131,11 +150,42 @@ pub trait Store: Send + Sync + 'static {
     /// Schedules by id: those that a token made, or all.
     fn schedules(&self, of: Option<TokenId>, page: PageRequest) -> Reading<Page<ScheduleRecord>>;
 
+    /// The audit log, newest first.
+    fn audit(&self, filter: AuditFilter, page: PageRequest) -> Reading<Page<AuditEntry>>;
+
+    /// Entries of the audit log after a number, oldest first, of `limit` that are looked at; and the last of those.
+    /// Without a number: none, and the last that there is.
+    fn audit_after(
+        &self,
+        filter: AuditFilter,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Reading<(Vec<AuditEntry>, u64)>;
+
     /// Whether the store still takes transactions.
     ///
     /// # Errors
     /// The first error of the disk, for good.
     fn health(&self) -> Result<(), StoreError>;
+
+    /// How long commits took; `None` of a store that does not measure it.
+    fn commit_times(&self) -> Option<&CommitTimes> {
+        None
+    }
+
+    /// Why there is no space for another command, as a refusal says it; `None` when there is. What is submitted is stored all
+    /// the same, as long as the disk takes it.
+    fn full(&self) -> Option<&'static str>;
+
+    /// A cursor from which nothing can be read, for one that names a device which the reader must not see. `None` without
+    /// randomness: the list then ends.
+    fn seal_cursor(&self, cursor: &Cursor) -> Option<Cursor>;
+
+    /// The cursor that was sealed, or this one if it is not.
+    ///
+    /// # Errors
+    /// When it was sealed by another store, or made up.
+    fn open_cursor(&self, cursor: Cursor) -> Result<Cursor, BadCursor>;
 
     /// Puts what was submitted on disk, tidies up and ends the threads of the store, within a
     /// bounded time. What is submitted afterwards is dropped.
@@ -165,17 +215,6 @@ pub struct Snapshot {
     pub more: bool,
 }
 
-/// Some of the devices that a query finds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FoundPage {
-    /// Those that it finds, rising, each with how many deliveries it has queued.
-    pub devices: Vec<(DeviceId, u64)>,
-    /// Those of them that the query names as canaries, rising.
-    pub canaries: Vec<DeviceId>,
-    /// The last device that was looked at; `None` when there are no more.
-    pub last: Option<DeviceId>,
-}
-
 /// Which commands to list. With `device` and `state` both, a command must have one delivery that
 /// fits both.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -197,8 +236,64 @@ pub struct DeviceFilter {
     pub select: Selector,
     /// Those whose names begin so.
     pub prefix: String,
+    /// Those whose last contact was before this; of one that had none, when it was made. Of those that are online the store
+    /// does not know their last contact.
+    pub unseen_before: Option<Timestamp>,
+    /// Those that wait for approval, or do not.
+    pub pending: Option<bool>,
+    /// In which order.
+    pub order: DeviceOrder,
     /// What exists for the reader.
     pub visible: Visible,
+}
+
+/// Which entries of the audit log to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// By whoever has this token.
+    pub actor: Option<String>,
+    /// That concern this device.
+    pub device: Option<DeviceId>,
+    /// Of this kind.
+    pub verb: Option<String>,
+    /// From this time on.
+    pub since: Option<Timestamp>,
+}
+
+impl AuditFilter {
+    /// Whether an entry is one of these.
+    pub fn matches(&self, entry: &AuditEntry) -> bool {
+        let Self { actor, device, verb, since } = self;
+        (actor.is_none() || *actor == entry.actor.token)
+            && (device.is_none() || *device == entry.object.device)
+            && verb.as_ref().is_none_or(|verb| *verb == entry.verb)
+            && since.is_none_or(|since| entry.at >= since)
+    }
+}
+
+/// Where a device is in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevicePlace {
+    /// The device.
+    pub device: DeviceId,
+    /// What the list is sorted by: the last contact in milliseconds, -1 for none; the length of the queue; 0 by name.
+    pub value: i64,
+}
+
+impl DevicePlace {
+    /// By last contact, the value of those that are online.
+    pub const ONLINE: i64 = i64::MAX;
+}
+
+/// A part of a list of devices, without their rows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DevicePlaces {
+    /// Those that fit.
+    pub found: Vec<DevicePlace>,
+    /// Rows that were looked at.
+    pub looked_at: u32,
+    /// The last that was looked at, when there may be more behind it.
+    pub next: Option<DevicePlace>,
 }
 
 /// Which part of a list to read.

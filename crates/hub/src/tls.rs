@@ -1,16 +1,37 @@
-//! Certificates: reads PEM files into a rustls configuration for `app.rs`.
+//! Certificates: PEM files (`pair.rs`) become rustls configurations, one for each listener, which are renewed while the hub
+//! serves (`serving.rs`); a client is shown the certificate for the name that it asks for (`names.rs`).
 //!
-//! One provider of cryptography (ring), TLS 1.2 and 1.3, no client certificates. HTTP/2 is preferred
-//! where a client offers both.
+//! One provider of cryptography (ring), TLS 1.2 and 1.3. HTTP/2 is preferred where a client offers both.
+
+mod acme;
+mod clients;
+mod names;
+mod outgoing;
+mod pair;
+mod serving;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use bellwire_proto::Timestamp;
+use rustls::crypto::CryptoProvider;
+use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
+use rustls_pki_types::pem;
+use tokio::sync::watch;
 
 use crate::config::TlsFiles;
+pub(crate) use acme::ACME_TLS_ALPN;
+pub use acme::AcmeCounts;
+pub use clients::ClientIdentity;
+pub(crate) use clients::identity;
+use names::ByName;
+pub(crate) use outgoing::{Cause, Outgoing};
+use pair::Pair;
+pub(crate) use serving::{Serving, faults};
+
+/// A channel of TLS configurations: each connection uses the one that is current at its accept. Send another to renew
+/// certificates.
+pub type TlsConfigs = watch::Receiver<Arc<ServerConfig>>;
 
 /// Why a certificate or its key cannot be used: the operator's fault in each case. The message
 /// names the file.
@@ -58,6 +79,29 @@ pub enum TlsError {
         /// Why.
         source: rustls::Error,
     },
+    /// The certificate has expired, and clients refuse it.
+    #[error(
+        "the certificate in {} expired at {expired_at}, and every client that checks it refuses it: put a renewed one there \
+         (certbot renew, or from whoever issued it)",
+        cert.display()
+    )]
+    Expired {
+        /// The chain.
+        cert: PathBuf,
+        /// When.
+        expired_at: Timestamp,
+    },
+    /// The authorities of clients, or their list of revoked certificates, cannot be used.
+    #[error("cannot use {} for the certificates of clients: {reason}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The provider of cryptography does not fit rustls: a fault of this program.
+    #[error("TLS cannot be set up: {0}")]
+    Provider(#[source] rustls::Error),
 }
 
 /// Which protocols a server offers in the handshake (ALPN).
@@ -80,48 +124,25 @@ impl Protocols {
 /// Reads a certificate chain and its key.
 ///
 /// # Errors
-/// When one cannot be read, or they do not belong together.
+/// When one cannot be read, they do not belong together, or the certificate has expired.
 pub fn load(files: &TlsFiles, protocols: Protocols) -> Result<Arc<ServerConfig>, TlsError> {
-    let TlsFiles { cert, key } = files;
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|source| file(cert, source))?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate { path: cert.clone() });
-    }
-    let secret = private_key(key)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret))
-        .map_err(|source| TlsError::Pair { cert: cert.clone(), key: key.clone(), source })?;
+    let pair = Pair::read(files, &provider)?;
+    let resolver = Arc::new(ByName::new(vec![pair], None));
+    let mut config = builder(provider)?.with_no_client_auth().with_cert_resolver(resolver);
     // A client that offers only protocols that are not listed is refused, so HTTP/1.0 must be
     // listed too.
     config.alpn_protocols = protocols.names();
     Ok(Arc::new(config))
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    // Read once: it may be a pipe.
-    let text = std::fs::read(path).map_err(|source| file(path, pem::Error::Io(source)))?;
-    let read = PrivateKeyDer::from_pem_slice(&text);
-    read.map_err(|source| match source {
-        // Checked only now: a readable key may stand beside an encrypted one.
-        _ if is_encrypted(&text) => TlsError::EncryptedKey { path: path.into() },
-        pem::Error::NoItemsFound => TlsError::NoKey { path: path.into() },
-        source => file(path, source),
-    })
-}
-
-/// Whether a PEM text has a key with a passphrase: of PKCS #8 (RFC 7468, section 11), or of the older form with a header
-/// (RFC 1421, section 4.6.1.1).
-fn is_encrypted(text: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(text);
-    let mut lines = text.lines().map(str::trim);
-    lines.any(|line| {
-        line == "-----BEGIN ENCRYPTED PRIVATE KEY-----"
-            || line.strip_prefix("Proc-Type:").is_some_and(|kind| kind.contains("ENCRYPTED"))
-    })
+/// TLS 1.2 and 1.3.
+fn builder(
+    provider: Arc<CryptoProvider>,
+) -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsError> {
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Provider)
 }
 
 /// Why a certificate and a key do not make a pair.

@@ -14,7 +14,9 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use bellwire_hub::listen::{ClientAddr, Endpoint, ListenConfig, ListenCounts, Listener, Server};
+use bellwire_hub::listen::{
+    ClientAddr, Endpoint, ListenConfig, ListenCounts, Listener, ListenerRules, Server,
+};
 use bellwire_hub::plane::{
     CloseReason, Frame, Plane, Receipt, StreamEvent, StreamHead, StreamId, StreamOptions,
 };
@@ -85,7 +87,8 @@ impl Hub {
         let (router, opened) = router(world.plane.clone());
         let server = runtime.block_on(async {
             let tls = tls.map(|tls| tokio::sync::watch::channel(Arc::new(tls)).1);
-            let endpoint = Endpoint { address: "127.0.0.1:0".parse().unwrap(), tls };
+            let rules = ListenerRules::default();
+            let endpoint = Endpoint { address: "127.0.0.1:0".parse().unwrap(), tls, rules };
             let listener = Listener::bind_endpoints([endpoint], config).unwrap();
             listener.serve(router)
         });

@@ -183,6 +183,41 @@ fn a_reader_that_leaves_too_much_unread_is_ended_and_gets_all_that_was_taken() {
 }
 
 #[test]
+fn readers_that_are_behind_are_ended_when_all_together_leave_too_much_unread_and_others_are_not() {
+    let most = 2 << 20;
+    let config = PlaneConfig { unsent_bytes_in_all_max: most, ..PlaneConfig::default() };
+    let world = World::with(config);
+    let behind: Vec<_> = (0..40).map(|_| world.stream(options(), Framing::UntilClose)).collect();
+    let (reads, mut client) = world.stream(options(), Framing::UntilClose);
+    // Less for each than one stream may have unsent. What the kernel takes of it is not counted.
+    let part_bytes = 128 * 1024;
+    let part = Frame::new(&vec![b'x'; part_bytes]);
+    let mut sent = 0;
+    while world.plane.counts().closed_as(CloseReason::Overloaded) == 0 {
+        assert!(sent < 4_000, "{} bytes are unsent", world.plane.counts().unsent_bytes);
+        let (id, _) = &behind[sent % behind.len()];
+        world.plane.send(*id, part.clone(), Receipt::Buffered(0));
+        match world.event() {
+            StreamEvent::Buffered { .. } => sent += 1,
+            event => assert_eq!(event, closed(*id, CloseReason::Overloaded)),
+        }
+        let unsent = world.plane.counts().unsent_bytes as usize;
+        // Each that was up to date may have taken one more.
+        assert!(unsent <= most + behind.len() * part_bytes, "{unsent} bytes");
+    }
+    world.plane.send(reads, frame("data: on time\n\n"), Receipt::Buffered(7));
+    assert_eq!(world.event(), StreamEvent::Buffered { stream: reads, tag: 7 });
+    assert_eq!(read_exactly(&mut client, 15), b"data: on time\n\n");
+    for (id, client) in behind {
+        drop(client);
+        world.plane.close(id, None, CloseReason::Ended);
+    }
+    while world.plane.counts().unsent_bytes > 0 {
+        world.advance(1_000);
+    }
+}
+
+#[test]
 fn a_shard_that_cannot_keep_up_ends_streams_and_its_memory_is_bounded() {
     let world = World::new();
     let ids: Vec<_> = (0..70).map(|_| world.plane.reserve(options())).collect();

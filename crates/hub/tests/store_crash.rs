@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Change, IdempotencyKey, IdempotencyRecord, Seen, TargetChunk, Txn, TxnId,
+    BatchMark, Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, RolloutRecord, Seen,
+    TargetChunk, Txn, TxnId,
 };
 use bellwire_core::{Instant, Now};
 use bellwire_hub::Clock;
 use bellwire_hub::store::fault::{Death, FaultyDisk};
 use bellwire_hub::store::{Options, SqliteStore, Store, StoreError};
-use bellwire_proto::{DeliveryState, Labels, Seq};
+use bellwire_proto::{DeliveryState, Labels, RolloutState, Seq};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -69,7 +70,22 @@ fn targets(names: &[&str]) -> TargetChunk {
     TargetChunk { devices: names.iter().map(|name| device(name)).collect(), canary: false }
 }
 
-/// Every kind of change and every state, rows that overflow a page, two restarts and a purge.
+/// The rollout once this batch of one target has begun.
+fn batch(number: u64) -> RolloutRecord {
+    RolloutRecord { batch: number, size: 1, begun: number, ..rollout(2) }
+}
+
+/// The rollout once an operator has aborted it.
+fn aborted() -> RolloutRecord {
+    let (state, reason) = (RolloutState::Aborted, Some("an operator aborted it".to_owned()));
+    RolloutRecord { state, reason, ended: Some(instant(TODAY_MS)), ..batch(1) }
+}
+
+fn in_batch(number: u64, row: DeliveryRecord) -> DeliveryRecord {
+    DeliveryRecord { batch: Some(BatchMark { number, began_at: at(TODAY_MS) }), ..row }
+}
+
+/// Every kind of change and every state, rows that overflow a page, three restarts and a purge.
 fn history() -> Vec<Step> {
     use Step::{Burst, Restart};
     let seen = Seen { at: at(5), address: Some("::1".into()), agent: None };
@@ -124,6 +140,34 @@ fn history() -> Vec<Step> {
             vec![Change::PutCancel(Seq::new(12), false)],
         ]),
         Burst(vec![become_(8, "a", DeliveryState::Sent, TODAY_MS)]),
+        // Targets are found for two commands; one is rolled out, and the other there will never be.
+        Burst(vec![
+            vec![
+                Change::PutTargets(Seq::new(13), targets(&["a", "b"])),
+                Change::PutTargets(Seq::new(14), targets(&["c"])),
+            ],
+            vec![
+                put_command_to_many(15, 2),
+                Change::AdoptTargets(Seq::new(13), Seq::new(15)),
+                put_rollout(15, rollout(2)),
+            ],
+            vec![Change::DropTargets(Seq::new(14))],
+            vec![put_rollout(15, batch(1))],
+            vec![
+                put(in_batch(1, of_many(2, delivery(15, "a")))),
+                Change::DeleteTargets(Seq::new(15), device("a")),
+                Change::PutTargets(Seq::new(15), targets(&["b"])),
+            ],
+        ]),
+        Restart,
+        Burst(vec![
+            vec![put(in_batch(
+                1,
+                of_many(2, delivery_in(15, "a", DeliveryState::Failed, TODAY_MS)),
+            ))],
+            vec![put_rollout(15, RolloutRecord { state: RolloutState::Paused, ..batch(1) })],
+            vec![put_rollout(15, aborted())],
+        ]),
         Burst(vec![become_(10, "b", DeliveryState::Sent, TODAY_MS), big(11, "a")]),
     ]
 }

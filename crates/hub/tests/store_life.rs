@@ -10,11 +10,15 @@ use std::time::Duration;
 
 use bellwire_core::SeqSource;
 use bellwire_core::record::{
-    Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax, Txn, TxnId,
+    AuditRecord, Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax,
+    RolloutRecord, ScheduleRecord, TargetChunk, Txn, TxnId,
 };
-use bellwire_hub::store::{CommandFilter, OpenError, Options, PageRequest};
+use bellwire_hub::store::{AuditFilter, CommandFilter, Cursor, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{DeliveryState, Seq, Timestamp};
+use bellwire_proto::{
+    Actor, AuditEntry, AuditObject, DeliveryState, RolloutState, ScheduleId, SchedulePlan, Seq,
+    Timestamp,
+};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -180,6 +184,177 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
     assert_eq!(kit.view(&universe), model.view());
 }
 
+/// The numbers of the commands that are there.
+fn commands(kit: &Kit) -> Vec<u64> {
+    let all = PageRequest { limit: 1000, after: None };
+    let mut found: Vec<u64> = read(kit.store.commands(CommandFilter::default(), all))
+        .items
+        .iter()
+        .map(|c| c.seq.get())
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// A command to one device had no delivery yet, so none was live, and the purge took it.
+#[test]
+fn a_command_whose_rollout_has_not_begun_is_retained_however_old_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let chunk = || TargetChunk { devices: vec![device("a")], canary: false };
+    let paused = RolloutRecord { state: RolloutState::Paused, ..rollout(1) };
+    let aborted = RolloutRecord { state: RolloutState::Aborted, ..rollout(1) };
+    let done = RolloutRecord { state: RolloutState::Done, batch: 1, begun: 1, ..rollout(1) };
+    kit.commit(vec![
+        put_command(1),
+        Change::PutTargets(Seq::new(1), chunk()),
+        put_rollout(1, paused),
+        // It was aborted, and its target has yet to be given up.
+        put_command(2),
+        Change::PutTargets(Seq::new(2), chunk()),
+        put_rollout(2, aborted),
+        // No target waits, and the end of the rollout is not stored yet.
+        put_command(3),
+        put(delivery_in(3, "a", DeliveryState::Succeeded, 1)),
+        put_rollout(3, RolloutRecord { batch: 1, begun: 1, ..rollout(1) }),
+        put_command(4),
+        put(delivery_in(4, "a", DeliveryState::Succeeded, 1)),
+        put_rollout(4, done),
+    ]);
+    kit.close();
+    let kit = Kit::open_with(dir.path(), later());
+    kit.commit(vec![]);
+    kit.commit(vec![]);
+    assert_eq!(commands(&kit), [1, 2, 3], "only the last has ended");
+    let targets = kit.load(Load::Targets(Seq::new(1), device("a")));
+    assert!(matches!(targets, Loaded::Targets(_, _, Some(_))), "{targets:?}");
+}
+
+/// What a rollout takes weeks for was purged as soon as it had ended.
+#[test]
+fn a_command_to_many_is_retained_from_the_end_of_its_rollout_and_from_its_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    let mut model = Model::default();
+    // Of the longest life, and retained for two days.
+    let (soon, late) = (20 * DAY_MS, 24 * DAY_MS);
+    let mut changes = vec![];
+    for (seq, ended) in [(1, soon), (2, late)] {
+        let state = if seq == 1 { RolloutState::Done } else { RolloutState::Aborted };
+        let batches = RolloutRecord { state, batch: 2, begun: 2, ..rollout(2) };
+        changes.push(put_command_to_many(seq, 2));
+        changes.push(put_rollout(seq, RolloutRecord { ended: Some(instant(ended)), ..batches }));
+    }
+    for (seq, not_before) in [(3, soon), (4, late)] {
+        let mut record = command(seq);
+        (record.head.total, record.head.not_before) = (2, Some(at(not_before)));
+        changes.push(Change::PutCommand(Box::new(record)));
+    }
+    for (seq, name) in (1..=4).flat_map(|seq| [(seq, "a"), (seq, "b")]) {
+        changes.push(put(of_many(2, delivery_in(seq, name, DeliveryState::Succeeded, 1))));
+    }
+    changes.iter().for_each(|change| model.apply(change));
+    kit.commit(changes);
+    kit.close();
+    let now = 31 * DAY_MS;
+    model.purge(instant(now - 2 * DAY_MS), instant(now));
+    let retention = Duration::from_millis(2 * DAY_MS);
+    let kit = Kit::open_with(dir.path(), options_at(now).history_retention(retention));
+    kit.commit(vec![]);
+    kit.commit(vec![]);
+    assert_eq!(commands(&kit), [2, 4], "those that ended late");
+    assert_eq!(model.commands().map(|c| c.head.seq.get()).collect::<Vec<_>>(), [2, 4]);
+}
+
+fn entry(ms: u64) -> Change {
+    Change::PutAudit(Box::new(AuditRecord {
+        at: at(ms),
+        actor: Actor::default(),
+        address: None,
+        verb: "send",
+        object: AuditObject::default(),
+        status: 202,
+        code: None,
+        count: 1,
+        refusal: None,
+    }))
+}
+
+fn audit_ids(kit: &Kit) -> Vec<u64> {
+    let all = PageRequest { limit: 1_000_000, after: None };
+    read(kit.store.audit(AuditFilter::default(), all)).items.iter().map(|e| e.id).collect()
+}
+
+#[test]
+fn the_audit_log_is_bounded_in_time_and_in_bytes_and_its_numbers_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = Duration::from_millis(2 * DAY_MS);
+    let kit = Kit::open(dir.path());
+    let old = (0..1500).map(|_| entry(0));
+    kit.commit(old.chain((0..3).map(|_| entry(2 * DAY_MS))).collect());
+    assert_eq!(audit_ids(&kit).len(), 1503);
+    kit.close();
+    let kit = Kit::open_with(dir.path(), options_at(3 * DAY_MS).audit_retention(keep, 1 << 30));
+    for _ in 0..10 {
+        kit.commit(vec![]);
+    }
+    assert_eq!(audit_ids(&kit), [1503, 1502, 1501], "those of today");
+    kit.close();
+    // More than one entry takes that was committed by itself, and less than two.
+    let bytes_max = 80;
+    let again = |days| options_at(days * DAY_MS).audit_retention(keep, bytes_max);
+    let kit = Kit::open_with(dir.path(), again(3));
+    kit.commit(vec![entry(3 * DAY_MS)]);
+    assert_eq!(audit_ids(&kit).len(), 4, "what was committed together goes together");
+    kit.commit(vec![entry(3 * DAY_MS)]);
+    kit.close();
+    let kit = Kit::open_with(dir.path(), again(3));
+    kit.commit(vec![]);
+    assert_eq!(audit_ids(&kit), [1505, 1504]);
+    kit.close();
+    let kit = Kit::open_with(dir.path(), again(30));
+    kit.commit(vec![]);
+    assert_eq!(audit_ids(&kit), [1505], "the last one stays, for the numbers");
+    kit.commit(vec![entry(30 * DAY_MS)]);
+    assert_eq!(audit_ids(&kit)[0], 1506);
+}
+
+/// Pages and followers begin anywhere, and entries are stored in blocks of one commit.
+#[test]
+fn a_page_and_a_follower_begin_within_what_was_committed_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let kit = Kit::open(dir.path());
+    kit.commit((0..600).map(|_| entry(7)).collect());
+    kit.commit(vec![entry(7)]);
+    kit.commit((0..3).map(|_| entry(8)).collect());
+    let page = |after: u64, limit| {
+        let after = Some(Cursor::after_audit(after));
+        read(kit.store.audit(AuditFilter::default(), PageRequest { limit, after }))
+    };
+    let ids = |entries: &[AuditEntry]| entries.iter().map(|e| e.id).collect::<Vec<_>>();
+    for after in [1, 2, 256, 257, 258, 600, 601, 602, 604, 605, u64::MAX] {
+        let before: Vec<u64> = (1..after.min(605)).rev().take(300).collect();
+        assert_eq!(ids(&page(after, 300).items), before, "before {after}");
+        let (followed, last) =
+            read(kit.store.audit_after(AuditFilter::default(), Some(after), 1_000_000));
+        assert_eq!(
+            ids(&followed),
+            (after.saturating_add(1)..605).collect::<Vec<_>>(),
+            "after {after}"
+        );
+        assert_eq!(last, after.max(604));
+    }
+    assert_eq!(page(605, 300).next.as_deref(), Some(&*Cursor::after_audit(305).to_string()));
+    // A follower looks at a bounded part, and continues after it.
+    let (mut after, mut looks) = (0, 0);
+    while after < 604 {
+        let (found, last) = read(kit.store.audit_after(AuditFilter::default(), Some(after), 1));
+        assert_eq!(ids(&found), (after + 1..=last).collect::<Vec<_>>());
+        (after, looks) = (last, looks + 1);
+    }
+    assert!(looks > 3, "{looks}");
+}
+
 #[test]
 fn a_number_is_never_given_out_again_even_when_all_history_was_purged() {
     let dir = tempfile::tempdir().unwrap();
@@ -331,6 +506,64 @@ fn a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
     let key = IdempotencyKey { caller: String::new(), key: "k".into() };
     let Loaded::Idempotency(_, Some(found)) = kit.load(Load::Idempotency(key)) else { panic!() };
     assert_eq!((found.device, found.expires), (Some(device("a")), instant(1000)));
+}
+
+#[test]
+fn a_file_whose_audit_log_has_a_row_for_each_entry_begins_a_new_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = rusqlite::Connection::open(dir.path().join("bellwire.db")).unwrap();
+    for migration in [
+        include_str!("../src/store/sqlite/migrations/v1.sql"),
+        include_str!("../src/store/sqlite/migrations/v2.sql"),
+        include_str!("../src/store/sqlite/migrations/v3.sql"),
+        include_str!("../src/store/sqlite/migrations/v4.sql"),
+    ] {
+        file.execute_batch(migration).unwrap();
+    }
+    file.execute_batch("PRAGMA application_id = 0x62776972; PRAGMA user_version = 4").unwrap();
+    file.execute_batch(
+        "INSERT INTO audit (id, at, bytes, verb, status, count) VALUES (1, 0, 99, 'send', 202, 1)",
+    )
+    .unwrap();
+    drop(file);
+    let kit = Kit::open(dir.path());
+    kit.commit(vec![entry(1), entry(2)]);
+    assert_eq!(audit_ids(&kit), [2, 1]);
+}
+
+#[test]
+fn a_file_of_the_schema_before_schedules_takes_them_and_has_what_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = rusqlite::Connection::open(dir.path().join("bellwire.db")).unwrap();
+    let transaction = file.transaction().unwrap();
+    for migration in [
+        include_str!("../src/store/sqlite/migrations/v1.sql"),
+        include_str!("../src/store/sqlite/migrations/v2.sql"),
+        include_str!("../src/store/sqlite/migrations/v3.sql"),
+        include_str!("../src/store/sqlite/migrations/v4.sql"),
+        include_str!("../src/store/sqlite/migrations/v5.sql"),
+        include_str!("../src/store/sqlite/migrations/v6.sql"),
+        include_str!("../src/store/sqlite/migrations/v7.sql"),
+    ] {
+        transaction.execute_batch(migration).unwrap();
+    }
+    // Version 1 of a block, one entry: no parts but the verb and the status.
+    let block: [u8; 9] = [1, 0, 5, 4, b's', b'e', b'n', b'd', 7];
+    let row = "INSERT INTO audit (id, at, bytes, entries, block) VALUES (1, 5, 9, 1, ?1)";
+    transaction.execute(row, [block]).unwrap();
+    transaction.commit().unwrap();
+    file.execute_batch("PRAGMA application_id = 0x62776972; PRAGMA user_version = 7").unwrap();
+    drop(file);
+
+    let kit = Kit::open(dir.path());
+    assert!(kit.recovered.schedules.is_empty());
+    assert_eq!(audit_ids(&kit), [1]);
+    let plan = r#"{"name":"a","cron":"@daily","action":"ping","target":{"all":true}}"#;
+    let (plan, _) = SchedulePlan::parse(plan.as_bytes(), 64).unwrap();
+    let made = ScheduleRecord::new(ScheduleId::from_parts(1, [1; 10]), plan, None, at(7));
+    kit.commit(vec![Change::PutSchedule(Box::new(made.clone()))]);
+    kit.close();
+    assert_eq!(Kit::open(dir.path()).recovered.schedules, [made]);
 }
 
 #[test]

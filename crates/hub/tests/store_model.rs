@@ -10,14 +10,17 @@ mod store_kit;
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load, PageMax, ScheduleRecord, Seen,
-    TargetChunk, TokenRecord,
+    AuditRecord, BatchMark, Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load,
+    Loaded, PageMax, RolloutRecord, ScheduleRecord, Seen, TargetChunk, TokenRecord,
 };
 use bellwire_core::{RequestId, TargetQuery};
-use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, Visible};
+use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
+use bellwire_proto::device::{DeviceOrder, SortKey};
+use bellwire_proto::facts::selectable;
 use bellwire_proto::{
-    CommandId, Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Outcome, Progress, Role,
-    ScheduleId, SchedulePlan, Scope, Selector, Seq, Skipped, TokenId,
+    Actor, AuditObject, Code, CommandId, Delivery, DeliveryState, DeviceId, ErrorInfo, Join,
+    Labels, Members, Outcome, Progress, Role, RoleName, RolloutPlan, RolloutState, ScheduleId,
+    SchedulePlan, Scope, Selector, Seq, Skipped, TokenId,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -44,12 +47,15 @@ fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
     let counts = (0..5u32, 0..5u32, option::of(0..9u64), any::<bool>(), any::<bool>());
     let times = (option::of(0..6u64), option::of(0..60_000u64), option::of(0..90_000u64));
     let outcome = (option::of(0.0..100.0), option::of(any::<i64>()), option::of(".{0,9}"));
-    (place, counts, times, outcome).prop_map(|(place, counts, times, outcome)| {
+    let batch = option::of((0..4u64, 0..9u64));
+    let all = (place, counts, times, outcome, batch);
+    all.prop_map(|(place, counts, times, outcome, batch)| {
         let (seq, name, state, ms) = place;
         let mut row = of_many(DEVICES.len() as u64, delivery_in(seq, name, state, ms));
         row.scheduled_at = times.2.filter(|_| state == DeliveryState::Queued).map(at);
         (row.attempt, row.counted, row.rev, row.late, row.forced) = counts;
         row.retry_at = times.0.map(instant);
+        row.batch = batch.map(|(number, ms)| BatchMark { number, began_at: at(ms) });
         row.run_until = row.run_until.and(times.1).map(instant);
         row.outcome = Outcome {
             progress: outcome.0.and_then(|p: f64| Progress::try_from(p).ok()),
@@ -61,6 +67,26 @@ fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
             error: outcome.2.map(ErrorInfo::of),
         };
         row
+    })
+}
+
+fn a_rollout() -> impl Strategy<Value = RolloutRecord> {
+    let plans = [
+        r#"{"batch":"50%"}"#,
+        r#"{"batch":1,"canary":"site=lyon","interval_s":5,"pause_s":1,"done_percent":50}"#,
+        r#"{"batch":2,"abort":{"percent":50,"min":2,"cancel":true}}"#,
+    ];
+    let states =
+        [RolloutState::Running, RolloutState::Paused, RolloutState::Aborted, RolloutState::Done];
+    let progress = (0..4u64, 0..4u64, 0..4u64, 0..9u64);
+    let ends = (option::of(0..9u64), option::of(0..9u64), option::of(".{0,9}"));
+    let all = (select(plans.to_vec()), select(states.to_vec()), progress, ends);
+    all.prop_map(|(plan, state, (batch, size, begun, ms), (not_before, ended, reason))| {
+        let plan = RolloutPlan::take(&mut Members::parse(plan.as_bytes()).unwrap()).unwrap();
+        let total = DEVICES.len() as u64;
+        let new = RolloutRecord::new(plan, total, size, not_before.map(at), now_at(ms));
+        let ended = ended.map(instant);
+        RolloutRecord { state, batch, size, begun, ended, reason, ..new }
     })
 }
 
@@ -130,6 +156,58 @@ fn a_schedule() -> impl Strategy<Value = ScheduleRecord> {
         },
     )
 }
+fn an_entry() -> impl Strategy<Value = AuditRecord> {
+    let code = option::of(select(Code::ALL));
+    let role = option::of(select(RoleName::ALL.as_slice()));
+    (0..9u64, code, role, option::of(name()), 1..9u64, option::of(0..2u64)).prop_map(
+        |(ms, code, role, whom, count, refusal)| AuditRecord {
+            at: at(ms),
+            actor: Actor { token: whom.map(str::to_owned), role },
+            address: whom.map(|n| format!("192.0.2.{}", n.len())),
+            verb: "send",
+            object: AuditObject {
+                device: whom.map(device),
+                command: whom.map(|_| id(ms)),
+                action: whom.map(|_| "ping".parse().unwrap()),
+                token: whom.map(|_| token_id(1)),
+                schedule: whom.map(|_| schedule_id(1)),
+            },
+            status: code.map_or(202, Code::status),
+            code,
+            count,
+            refusal,
+        },
+    )
+}
+/// Facts, among them values that no selector can name, and members that are none.
+const FACTS: [&str; 4] = [
+    "{\"x\":1.0,\"os\":\"linux\"}",
+    "{\"os\":\"Hello, you\",\"y\":true,\"z\":[1]}",
+    "{\"os\":\"\\u006cinux\",\"b c\":1,\"n\":null}",
+    "{}",
+];
+
+/// Selectors of which each part is a source, a look beside it, or both.
+const SELECTORS: [&str; 18] = [
+    "",
+    "site",
+    "!site",
+    "site=lyon",
+    "site!=lyon",
+    "site in (lyon,rome)",
+    "site in (lyon,oslo),os",
+    "site notin (lyon,rome)",
+    "site=lyon,os=deb12",
+    "os,!site",
+    "site=oslo",
+    "facts.os=linux",
+    "facts.os!=linux",
+    "facts.os,facts.x=1.0",
+    "facts.x!=1.0,site",
+    "facts.y=true,!facts.z",
+    "facts.os notin (linux),facts.os",
+    "facts.n",
+];
 
 fn a_change() -> impl Strategy<Value = Change> {
     let labels = select(vec![("site", "lyon"), ("site", "rome"), ("os", "deb12")]);
@@ -141,7 +219,7 @@ fn a_change() -> impl Strategy<Value = Change> {
         6 => a_delivery().prop_map(put),
         1 => name().prop_map(put_device),
         1 => (name(), labels).prop_map(|(n, labels)| Change::PutLabels(device(n), labels)),
-        1 => name().prop_map(|n| Change::PutFacts(device(n), json("{\"x\":1.0}"))),
+        1 => (name(), select(FACTS.to_vec())).prop_map(|(n, facts)| Change::PutFacts(device(n), json(facts))),
         1 => (name(), 0..9u64).prop_map(|(n, ms)| {
             Change::PutSeen(device(n), Seen { at: at(ms), address: None, agent: Some(n.into()) })
         }),
@@ -154,6 +232,7 @@ fn a_change() -> impl Strategy<Value = Change> {
         1 => (0..4u8, 0..9u64).prop_map(|(n, ms)| Change::PutLastUsed(token_id(n), at(ms))),
         1 => (0..4u8).prop_map(|n| Change::DeleteToken(token_id(n))),
         1 => name().prop_map(|n| Change::DeleteTokensOf(device(n))),
+        2 => an_entry().prop_map(|record| Change::PutAudit(Box::new(record))),
         1 => (name(), 0..3u64).prop_map(|(n, queued)| put_queued(n, queued)),
         1 => (1..=SEQS, any::<bool>()).prop_map(|(seq, force)| Change::PutCancel(Seq::new(seq), force)),
         1 => (1..=SEQS).prop_map(|seq| Change::DeleteCancel(Seq::new(seq))),
@@ -165,6 +244,7 @@ fn a_change() -> impl Strategy<Value = Change> {
             Change::AdoptTargets(Seq::new(stage), Seq::new(seq))
         }),
         1 => (1..=SEQS).prop_map(|seq| Change::DropTargets(Seq::new(seq))),
+        2 => (1..=SEQS, a_rollout()).prop_map(|(seq, rollout)| put_rollout(seq, rollout)),
         1 => key.prop_map(|(caller, key, seq, byte)| {
             Change::PutIdempotency(Box::new(IdempotencyRecord {
                 key: IdempotencyKey { caller: caller.into(), key: key.into() },
@@ -192,10 +272,26 @@ fn a_query() -> impl Strategy<Value = TargetQuery> {
     let selectors = vec!["site=lyon", "os,site!=rome", "facts.x=1.0"];
     let text = option::of(select(selectors));
     let scope = option::of(select(vec!["site=lyon", "!os"]));
-    (text, scope).prop_map(|(select, scope)| TargetQuery {
-        select: select.map(|text| text.parse().unwrap()),
-        scope: scope.map(|text| text.parse().unwrap()),
-        ..TargetQuery::default()
+    let canary = option::of(select(vec!["site", "!site", "facts.os=linux"]));
+    // Some of them are not registered.
+    let named = option::weighted(0.3, vec(select(vec!["a", "b", "b.c", "z"]), 0..5));
+    let states = vec(select(DeliveryState::ALL.as_slice()), 1..5);
+    let ended = option::of((1..=SEQS, states));
+    (text, scope, canary, named, ended).prop_map(|(select, scope, canary, named, ended)| {
+        let parse = |text: &str| -> Selector { text.parse().unwrap() };
+        let named = named.map(|names| {
+            let mut devices: Vec<DeviceId> = names.into_iter().map(device).collect();
+            devices.sort_unstable();
+            devices.dedup();
+            devices
+        });
+        TargetQuery {
+            select: select.map(parse),
+            scope: scope.map(parse),
+            canary: canary.map(parse),
+            named,
+            ended: ended.map(|(seq, states)| (id(seq), states)),
+        }
     })
 }
 
@@ -297,14 +393,53 @@ fn compare_lists(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u32
             assert_eq!(paged(limit, deliveries), expected, "deliveries of {seq}");
         }
     }
-    for select in ["", "site=lyon", "!site"] {
+    for (n, (select, prefix)) in
+        SELECTORS.iter().flat_map(|s| ["", "b", "a"].map(|p| (s, p))).enumerate()
+    {
         let selector: Selector = select.parse().unwrap();
-        let expected: Vec<_> =
-            model.devices().filter(|row| selector.matches(&row.labels)).cloned().collect();
-        let filter = DeviceFilter { select: selector, ..DeviceFilter::default() };
-        let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
-        let listed: Vec<_> = listed.into_iter().map(|stored| stored.record).collect();
-        assert_eq!(listed, expected, "{select}");
+        let unseen_before = [None, Some(at(5)), Some(at(0))][n % 3];
+        let pending = [None, None, Some(true), Some(false)][n % 4];
+        let seen_ms = |row: &StoredDevice| row.record.seen.as_ref().map(|seen| seen.at);
+        let fits = |row: &StoredDevice| {
+            let record = &row.record;
+            selector.selects(&record.labels, &selectable(&record.facts))
+                && record.id.as_str().starts_with(prefix)
+                && unseen_before
+                    .is_none_or(|before| seen_ms(row).unwrap_or(record.created_at) < before)
+                && pending.is_none_or(|pending| record.pending == pending)
+        };
+        for by in [SortKey::Id, SortKey::LastSeen, SortKey::Queued] {
+            let mut expected: Vec<_> = model.view().devices.into_iter().filter(fits).collect();
+            expected.sort_by_key(|row| match by {
+                SortKey::Id => 0,
+                SortKey::LastSeen => seen_ms(row).map_or(0, |at| at.unix_ms() + 1),
+                SortKey::Queued => row.queued,
+            });
+            for descending in [false, true] {
+                let filter = DeviceFilter {
+                    select: selector.clone(),
+                    prefix: prefix.into(),
+                    unseen_before,
+                    pending,
+                    order: DeviceOrder { by, descending },
+                    ..DeviceFilter::default()
+                };
+                assert_eq!(kit.devices(&filter, limit), expected, "{filter:?}");
+                expected.reverse();
+            }
+            // Whom it selects of those named, in that order.
+            let filter = DeviceFilter {
+                select: selector.clone(),
+                prefix: prefix.into(),
+                unseen_before,
+                pending,
+                ..DeviceFilter::default()
+            };
+            let named: Vec<DeviceId> = ["z", "b.c", "a", "B", "b"].map(device).into();
+            let of = |id: &&DeviceId| expected.iter().any(|row| row.record.id == **id);
+            let fitting: Vec<DeviceId> = named.iter().filter(of).cloned().collect();
+            assert_eq!(read(kit.store.devices_fitting(filter, named)), fitting);
+        }
     }
 }
 
@@ -346,8 +481,22 @@ fn compare_scoped(kit: &Kit, model: &Model, filters: &[CommandFilter], limit: u3
         }
         let expected: Vec<_> = model.devices().filter(|d| visible.sees(&d.labels)).collect();
         let filter = DeviceFilter { visible: visible.clone(), ..DeviceFilter::default() };
-        let listed = paged(limit, |page| read(kit.store.devices(filter.clone(), page)));
+        let listed = kit.devices(&filter, limit);
         assert_eq!(listed.iter().map(|d| &d.record).collect::<Vec<_>>(), expected, "{select}");
+    }
+}
+
+/// All that a search finds, and the canaries among it. How much is looked at for a page, the store decides.
+fn found(mut load: Load, mut answer: impl FnMut(Load) -> Loaded) -> (Vec<DeviceId>, Vec<DeviceId>) {
+    let (mut devices, mut canaries) = (Vec::new(), Vec::new());
+    loop {
+        let Loaded::Found(_, page) = answer(load.clone()) else { panic!("not found: {load:?}") };
+        devices.extend(page.devices);
+        canaries.extend(page.canaries);
+        match (page.last, &mut load) {
+            (Some(last), Load::Found { after, .. }) => *after = Some(last),
+            _ => return (devices, canaries),
+        }
     }
 }
 
@@ -396,6 +545,11 @@ proptest! {
         }
         prop_assert_eq!(kit.view(&model), model.view());
         for load in loads {
+            if matches!(load, Load::Found { .. }) {
+                let expected = found(load.clone(), |load| model.answer(&load));
+                prop_assert_eq!(found(load.clone(), |load| kit.load(load)), expected, "{:?}", load);
+                continue;
+            }
             let expected = model.answer(&load);
             prop_assert_eq!(kit.load(load), expected);
         }

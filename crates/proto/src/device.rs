@@ -1,6 +1,8 @@
 //! An appliance as the API shows it. Contract, section 6.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -75,6 +77,105 @@ impl DeviceStatus {
             Self::Pending => "pending",
             Self::Conflict => "conflict",
         }
+    }
+}
+
+impl FromStr for DeviceStatus {
+    type Err = InvalidStatus;
+
+    fn from_str(text: &str) -> Result<Self, InvalidStatus> {
+        let all = [Self::Active, Self::Pending, Self::Conflict];
+        all.into_iter().find(|status| status.as_str() == text).ok_or(InvalidStatus)
+    }
+}
+
+/// Text that is no status; its sender's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the status of a device is active, pending or conflict")]
+pub struct InvalidStatus;
+
+/// A key of labels, with the values that it has. Contract, section 6.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelCounts {
+    /// The key.
+    pub key: String,
+    /// How many devices have it.
+    pub devices: u64,
+    /// Its values, the most frequent first; at most [`LABEL_VALUES_MAX`](crate::limits::LABEL_VALUES_MAX).
+    pub values: Vec<LabelValue>,
+}
+
+/// A value of a label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelValue {
+    /// The value, which may be empty.
+    pub value: String,
+    /// How many devices have it.
+    pub devices: u64,
+}
+
+/// The order of a list of devices. Contract, section 6: `id`, `last_seen_at` or `queued`, from the least; with a `-` before
+/// it, from the greatest. Devices that are equal in it are sorted by name in the same direction.
+///
+/// ```
+/// use bellwire_proto::device::{DeviceOrder, SortKey};
+/// let order: DeviceOrder = "-queued".parse()?;
+/// assert_eq!(order, DeviceOrder { by: SortKey::Queued, descending: true });
+/// assert_eq!(order.to_string(), "-queued");
+/// # Ok::<(), bellwire_proto::device::InvalidOrder>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceOrder {
+    /// By what.
+    pub by: SortKey,
+    /// Whether the greatest is first.
+    pub descending: bool,
+}
+
+/// What devices are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SortKey {
+    /// Their name.
+    #[default]
+    Id,
+    /// Their last contact: one that had none is the least, one that is online the greatest.
+    LastSeen,
+    /// How many deliveries wait for them.
+    Queued,
+}
+
+/// Text that is no order; its sender's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "devices are sorted by id, last_seen_at or queued, or from the greatest: -id, -last_seen_at, -queued"
+)]
+pub struct InvalidOrder;
+
+impl SortKey {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::LastSeen => "last_seen_at",
+            Self::Queued => "queued",
+        }
+    }
+}
+
+impl FromStr for DeviceOrder {
+    type Err = InvalidOrder;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrder> {
+        let (key, descending) = text.strip_prefix('-').map_or((text, false), |key| (key, true));
+        let by = [SortKey::Id, SortKey::LastSeen, SortKey::Queued];
+        let by = by.into_iter().find(|by| by.as_str() == key).ok_or(InvalidOrder)?;
+        Ok(Self { by, descending })
+    }
+}
+
+impl fmt::Display for DeviceOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.descending { "-" } else { "" }, self.by.as_str())
     }
 }
 

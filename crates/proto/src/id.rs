@@ -186,7 +186,6 @@ impl fmt::Display for CommandId {
     }
 }
 
-/// Formatting and serde of the names: each is read from and written as its text.
 macro_rules! as_text {
     ($($name:ident),*) => {$(
         impl fmt::Debug for $name {

@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod codes;
 pub mod command;
 pub mod csv;
@@ -45,6 +46,7 @@ pub mod time;
 pub mod token;
 pub mod wait;
 
+pub use audit::{Actor, AuditEntry, AuditObject};
 pub use command::{Command, Counts, Page, Preview};
 pub use delivery::{Delivery, DeliveryState};
 pub use device::{Device, DeviceChange, DeviceEvent, DeviceStatus, Transport};

@@ -51,6 +51,13 @@ pub const FACTS_BYTES_MAX: usize = 16 * 1024;
 pub const FACTS_KEYS_MAX: usize = 100;
 /// Bytes of any other request body (labels, a confirmation): our choice, ample for both.
 pub const SMALL_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of the labels of a device, as JSON: our choice, as much as a body that sets them.
+pub const LABELS_BYTES_MAX: usize = SMALL_BODY_BYTES_MAX;
+/// Values of a label that are listed with it, the most frequent. Contract, section 6.
+pub const LABEL_VALUES_MAX: u32 = 100;
+/// Devices whose labels are counted for one who sees a part of the fleet: as for a page of any list,
+/// since every page of labels counts anew. Contract, section 6.
+pub const LABELS_COUNTED_DEVICES_MAX: u32 = LIST_ROWS_MAX;
 /// Characters of a token's note: our choice, a line of text.
 pub const NOTE_CHARS_MAX: usize = 256;
 /// Characters of a selector: our choice, some hundred values.
@@ -93,9 +100,12 @@ pub const SENDS_MAX: u32 = 100;
 /// Devices of a command whose deliveries all come into being with its answer; with more, they follow in
 /// steps of this size: our choice, a step of under a millisecond. docs/protocol.md, section 3.
 pub const COMMAND_DEVICES_AT_ONCE: usize = 128;
-/// Commands to more devices than that which may be expanded or cancelled at once: our
+/// Commands to more devices than that which may be expanded or cancelled at once, without those of [`ROLLOUTS_MAX`]: our
 /// choice; each waits for the others. docs/protocol.md, section 3.
 pub const COMMANDS_TO_MANY_MAX: usize = 256;
+/// Rollouts that may be under way, paused ones included: our choice, each is held in memory. They have a bound of their
+/// own, since how long they last is up to operators. docs/protocol.md, section 3.
+pub const ROLLOUTS_MAX: usize = 256;
 
 /// Schedules of a hub: our choice; all of them are in memory. docs/protocol.md, section 3.
 pub const SCHEDULES_MAX: usize = 1_000;
@@ -160,7 +170,8 @@ pub const WAIT_S: Range = Range { default: 0, min: 0, max: 300 };
 pub const RUN_TIMEOUT_S: Range = Range { default: 300, min: 1, max: 86_400 };
 /// The longest life of a delivery: a time to live and a run clock. What was decided about time lasts no
 /// longer: of the time between two boots of the hub's machine this much counts at most (`docs/store.md`,
-/// "Time"), and a command to many is retained this much longer than its [`HISTORY_S`].
+/// "Time"), and a command to many is retained this much longer than [`HISTORY_S`], counted from when it was stored, from its
+/// `not_before` or from the end of its rollout, the last of them.
 pub const DELIVERY_LIFE_MAX: Duration = Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max);
 /// Time between heartbeats in seconds. Contract, section 4.
 pub const HEARTBEAT_S: Range = Range { default: 15, min: 5, max: 600 };
@@ -246,6 +257,22 @@ pub const HALF_CLOSE_GRACE: Duration = Duration::from_millis(500);
 pub const CONNECTION_IDLE: Duration = Duration::from_secs(75);
 /// How long a TLS handshake may take: our choice, as a request's head.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one attempt to obtain a certificate by ACME may take: our choice.
+pub const ACME_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long one request of it may take: our choice.
+pub const ACME_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of an answer to it, of which a chain of certificates is the longest: our choice.
+pub const ACME_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// The pause after the first attempt that failed; it grows fourfold: Let's Encrypt allows five failures an hour.
+pub const ACME_RETRY_MIN: Duration = Duration::from_secs(10);
+/// The longest pause between attempts: our choice.
+pub const ACME_RETRY_MAX: Duration = Duration::from_secs(3600);
+/// How often the files of TLS are looked at for changes; what has changed is used when it rests for one such time. Our choice: a
+/// renewed certificate is valid for days before the old one expires.
+pub const TLS_FILES_POLL: Duration = Duration::from_secs(2);
+/// Bytes of the header with which a trusted proxy begins a connection (PROXY protocol, section 2.2, allows 65,551): our
+/// choice; with every field that the specification names it has some hundred.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 /// How long the 408 for a head that took too long may take to be written: our choice; the connection ends
 /// in any case.
 pub const HEAD_REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -283,7 +310,9 @@ pub const RETRY_AFTER_STORE_S: u64 = 30;
 pub const STORE_READS_WAITING_MAX: usize = 1024;
 /// Devices that one request looks at in search of those that are online, or not: our choice. A page with
 /// fewer items than requested may therefore be followed by another.
-pub const DEVICES_SEARCHED_MAX: usize = 20 * PAGE_ITEMS.max as usize;
+pub const DEVICES_SEARCHED_MAX: usize = 10 * PAGE_ITEMS.max as usize;
+/// How long ago a device was seen, in a list of those that were not seen since: our choice, up to 10 years.
+pub const UNSEEN_S: Range = Range { default: 7 * 86_400, min: 1, max: 10 * 365 * 86_400 };
 /// How long the hub may take to end, from SIGTERM on. Contract, section 9: 10 s, of which the rest is for the
 /// exit of the process.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(9_500);
@@ -299,9 +328,112 @@ pub const LEASE_CEILING_S: u64 = 3600;
 pub const QUEUE_CEILING: usize = 100_000;
 /// The most that [`MAX_IN_FLIGHT`] may be set to. Setting `max_in_flight`.
 pub const IN_FLIGHT_CEILING: usize = 100;
+/// How often a cancel of a part of a command looks for deliveries that have yet to come into being; then it is 429
+/// `rate_limited`. With [`CANCEL_LOOK_EVERY`] these are 30 s: our choice.
+pub const CANCEL_LOOKS: u32 = 300;
+/// The pause between two of these looks.
+pub const CANCEL_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long commands are retained after their end, in seconds: at least as long as an
 /// [`IDEMPOTENCY_RETENTION`]. Setting `history`.
 pub const HISTORY_S: Range = Range { default: 30 * 86_400, min: 86_400, max: 3650 * 86_400 };
+/// Requests per second of one address; 0 is no limit. Default our choice: what 10,000 appliances behind one NAT cause is some
+/// hundred, and after an outage [`RATE_BURST_S`] times as many at once. Setting `requests_per_address`.
+pub const REQUESTS_PER_ADDRESS: Range = Range { default: 5_000, min: 0, max: 1_000_000 };
+/// Requests per second with the token of one device; 0 is no limit. Default our choice: an appliance that reports as fast as
+/// it can stays below. Setting `requests_per_device`.
+pub const REQUESTS_PER_DEVICE: Range = Range { default: 100, min: 0, max: 1_000_000 };
+/// Requests per second with any other token, and of all together; 0, the default, is no limit: how much a hub can do depends
+/// on its machine. Settings `requests_per_token`, `requests_max`.
+pub const REQUESTS: Range = Range { default: 0, min: 0, max: 1_000_000 };
+/// For so many seconds' worth of requests may come at once: our choice, for a fleet that reconnects.
+pub const RATE_BURST_S: u64 = 10;
+/// Connections of one address, each request of an HTTP/2 connection counted as one; 0 is no limit. Default our choice: 10,000
+/// appliances behind one NAT with two each. Setting `connections_per_address`.
+pub const CONNECTIONS_PER_ADDRESS: Range = Range { default: 20_000, min: 0, max: 10_000_000 };
+/// Streams of observers and watchers with one token; 0 is no limit. Default our choice. Setting `watchers_per_token`.
+pub const WATCHERS_PER_TOKEN: Range = Range { default: 100, min: 0, max: 1_000 };
+/// Streams of devices with one token; one more is 429. 0 is no limit. A device's own token has two at most, its stream and one that
+/// is not confirmed; this bounds the tokens that listen for several devices. Default our choice: a fleet of 10,000 with one
+/// token, twice over while it reconnects. Setting `streams_per_token`.
+pub const STREAMS_PER_TOKEN: Range = Range { default: 20_000, min: 0, max: 10_000_000 };
+/// Bytes that all streams together may have unsent; 0 is no limit. Beyond it a stream whose reader is behind ends with `bye`
+/// `overloaded` at the next event, and those that are up to date go on. Default our choice: 50 KiB for each of 10,000 streams
+/// of a site whose line is down. Setting `unsent_bytes_max`. What was passed on and is not with the kernel is not among them: up
+/// to 64 KiB of a stream over HTTP/2, and a record of 16 KiB over TLS.
+pub const UNSENT_BYTES_IN_ALL: Range = Range { default: 512 << 20, min: 0, max: 1 << 40 };
+/// Bytes that the store may hold, about; beyond them a send is 429 `queue_full`, and what devices report is still stored. 0, the
+/// default, is no limit but the disk's. Setting `store_bytes_max`.
+pub const STORE_BYTES: Range = Range { default: 0, min: 0, max: 1 << 50 };
+/// Bytes that a send leaves free on the disk of the store, for what devices report of the commands that it holds; 0 is none.
+/// Default our choice: hundreds of reports of the greatest size, or some hundred thousand of the usual one. Setting
+/// `store_free_min`.
+pub const STORE_FREE: Range = Range { default: 64 << 20, min: 0, max: 1 << 50 };
+/// How often at most the store looks at both, and so how long sends may go on beyond them: our choice.
+pub const STORE_SPACE_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of bodies that are being received from one address, and with one token; 0 is no limit. Default our choice: thousands of
+/// reports at once. Settings `body_bytes_per_address`, `body_bytes_per_token`.
+pub const BODY_BYTES: Range = Range { default: 64 << 20, min: 0, max: 1 << 40 };
+/// Bytes of bodies that are being received in all; 0 is no limit. Default our choice. Setting `body_bytes_max`.
+pub const BODY_BYTES_IN_ALL: Range = Range { default: 256 << 20, min: 0, max: 1 << 40 };
+/// Credentials of one address that may fail before it is answered 429, and in how many seconds one of them is forgotten: our
+/// choice. docs/protocol.md, section 6.
+pub const FAILED_CREDENTIALS: (u64, u64) = (30, 6);
+/// The longest `Retry-After` for those, in seconds; it doubles with each one until then: our choice.
+pub const RETRY_AFTER_FAILED_S_MAX: u64 = 300;
+/// Bytes of a JWT: our choice, below what proxies let pass of a field.
+pub const JWT_BYTES_MAX: usize = 8 * 1024;
+/// Leeway of `exp` and `nbf`, in seconds: clocks differ. Our choice, within RFC 7519, section 4.1.4.
+pub const JWT_LEEWAY_S: u64 = 60;
+/// How far in the future `exp` may be, in seconds: a year, our choice. A JWT cannot be revoked.
+pub const JWT_LIFE_S_MAX: u64 = 366 * 86_400;
+/// Characters of `sub`: our choice.
+pub const JWT_SUBJECT_CHARS_MAX: usize = 200;
+/// Bytes of a file with keys, and keys in it: our choice.
+pub const JWT_KEYS_BYTES_MAX: u64 = 256 * 1024;
+/// See [`JWT_KEYS_BYTES_MAX`].
+pub const JWT_KEYS_MAX: usize = 64;
+/// Bytes of a secret that signs JWTs, at least: those of its hash. RFC 7518, section 3.2.
+pub const JWT_SECRET_BYTES_MIN: usize = 32;
+/// How often a file with keys is looked at: our choice.
+pub const JWT_KEYS_LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Time for the keys to come from their URL, redirects included: our choice.
+pub const JWT_FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Redirects that are followed for them, within one host: our choice.
+pub const JWT_FETCH_REDIRECTS_MAX: usize = 3;
+/// How long keys from a URL are used before they are fetched again, by the `max-age` of their answer (RFC 9111, section
+/// 5.2.2.1): at least, at most, and without one. Our choice: issuers say five minutes to a day.
+pub const JWT_KEYS_FRESH: (Duration, Duration, Duration) =
+    (Duration::from_secs(300), Duration::from_secs(86_400), Duration::from_secs(3600));
+/// How long they are used after that, while they cannot be fetched: our choice. A night without the issuer passes; who stops
+/// the hub from reaching it gains a day for a key that was withdrawn.
+pub const JWT_KEYS_STALE_MAX: Duration = Duration::from_secs(86_400);
+/// The pause after a fetch that failed, which doubles with each: the first and the longest. Our choice.
+pub const JWT_FETCH_RETRY: (Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(300));
+/// How often at most a token with an unknown `kid` has the keys fetched: our choice. Whoever sends such tokens costs the issuer
+/// one request in that time.
+pub const JWT_UNKNOWN_KID_EVERY: Duration = Duration::from_secs(60);
+/// Requests that wait for the keys at once, for [`JWT_FETCH_TIMEOUT`] at most; more are refused at once. Our choice.
+pub const JWT_WAITING_MAX: usize = 1000;
+/// JWTs with streams, or waiting, that are remembered until they expire, so that they end with their key: our choice, some
+/// 16 MiB. One more is refused.
+pub const JWT_USES_MAX: usize = 200_000;
+/// How long the audit log is retained, in seconds. Contract, section 6. Setting `audit_keep`.
+pub const AUDIT_KEEP_S: Range = Range { default: 90 * 86_400, min: 86_400, max: 3650 * 86_400 };
+/// Bytes of the audit log, about, beyond which its oldest entries are deleted before their time: some ten million entries by
+/// default, our choice. Setting `audit_bytes_max`.
+pub const AUDIT_BYTES: Range = Range { default: 1 << 30, min: 1 << 20, max: 1 << 40 };
+/// Refusals that are counted apart: those of so many callers, addresses and codes within a minute. Those of others are
+/// counted by their code alone. Our choice, some 2 MiB.
+pub const AUDIT_REFUSALS_MAX: usize = 4096;
+/// For how long equal refusals are one entry. Contract, section 6.
+pub const AUDIT_REFUSAL_WINDOW: Duration = Duration::from_secs(60);
+/// Streams that follow the audit log at once; one more is 429. Our choice: few people follow it.
+pub const AUDIT_FOLLOWERS_MAX: usize = 64;
+/// Entries that a stream of the audit log reads at once: our choice.
+pub const AUDIT_FOLLOWED_ROWS: u32 = 200;
+/// Least time between two looks of such a stream at the log: our choice. What is written meanwhile comes together.
+pub const AUDIT_FOLLOW_PAUSE: Duration = Duration::from_millis(100);
 /// Connections at once. Setting `connections_max`.
 pub const CONNECTIONS: Range = Range { default: 200_000, min: 1, max: 10_000_000 };
 /// How long the head of a request may take, in seconds. Setting `header_timeout`.
@@ -464,6 +596,8 @@ pub const AGENT_HEALTHY_AFTER: Duration = Duration::from_secs(60);
 pub const AGENT_RECONNECT_MAX: Duration = Duration::from_secs(60);
 /// The agent's pause after 401, 403, 404 and 407. `docs/agent.md`, "Connection".
 pub const AGENT_REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// The agent's pause while an operator has yet to approve its device. `docs/agent.md`, "Connection".
+pub const AGENT_PENDING_PAUSE: Duration = Duration::from_secs(15);
 /// The agent's pause after 423. `docs/agent.md`, "Connection".
 pub const AGENT_LOCKED_PAUSE: Duration = Duration::from_secs(30);
 /// The agent's pause after 410. `docs/agent.md`, "Connection".

@@ -68,6 +68,11 @@ impl<'a> Members<'a> {
         Some(self.untaken.swap_remove(at).1.get())
     }
 
+    /// Whether a member is given as `null`.
+    pub fn is_null(&self, name: &str) -> bool {
+        self.untaken.iter().any(|(n, value)| n == name && value.get() == "null")
+    }
+
     /// Takes a member as its text, `None` when it is `null`.
     fn take_non_null(&mut self, name: &str) -> Option<&'a str> {
         self.take_raw(name).filter(|text| *text != "null")
@@ -126,6 +131,19 @@ impl<'a> Members<'a> {
     pub fn take_all<T: DeserializeOwned>(self) -> Result<BTreeMap<String, T>, Problem> {
         let given = self.untaken.into_iter().filter(|(_, value)| value.get() != "null");
         given
+            .map(|(name, value)| Ok((name.to_string(), read_member(&name, value.get())?)))
+            .collect()
+    }
+
+    /// Takes all members that are left, `None` for one that is null: for a merge patch (RFC 7396).
+    ///
+    /// # Errors
+    /// `bad_request` when one has another type.
+    pub fn take_all_or_null<T: DeserializeOwned>(
+        self,
+    ) -> Result<BTreeMap<String, Option<T>>, Problem> {
+        self.untaken
+            .into_iter()
             .map(|(name, value)| Ok((name.to_string(), read_member(&name, value.get())?)))
             .collect()
     }

@@ -120,6 +120,31 @@ impl Scope {
     pub fn allows(&self, action: &Action) -> bool {
         self.actions.as_ref().is_none_or(|actions| actions.contains(action))
     }
+
+    /// Reads the selector of a scope, wherever that is written: a token, a claim, a rule for certificates.
+    ///
+    /// ```
+    /// use bellwire_proto::Scope;
+    /// assert!(Scope::parse_select("site=lyon").is_ok());
+    /// assert!(Scope::parse_select("facts.os=linux").is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// It is empty, no selector, or asks for facts: a device states those itself.
+    pub fn parse_select(text: &str) -> Result<Selector, Problem> {
+        if text.trim().is_empty() {
+            let detail = "select is a label selector; leave the member out to select every device";
+            return Err(Problem::bad_request(detail));
+        }
+        let select: Selector =
+            text.parse().map_err(|e| Problem::bad_request(format!("member select: {e}")))?;
+        if select.sees_facts() {
+            let detail = "the select of a token is of labels alone: a device states its facts itself, and could \
+                          make itself seen by anyone";
+            return Err(Problem::bad_request(detail));
+        }
+        Ok(select)
+    }
 }
 
 /// The token object of the API: everything but the secret. All members are always written.
@@ -362,7 +387,7 @@ fn take_role(name: RoleName, members: &mut Members<'_>) -> Result<Role, Problem>
         RoleName::Metrics => Role::Metrics,
         RoleName::Operator => {
             let select: Option<String> = members.take("select")?;
-            let select = select.as_deref().map(parse_select).transpose()?;
+            let select = select.as_deref().map(Scope::parse_select).transpose()?;
             let actions: Option<Vec<Action>> = members.take("actions")?;
             if actions.as_ref().is_some_and(|a| !(1..=TOKEN_ACTIONS_MAX).contains(&a.len())) {
                 return Err(Problem::bad_request(
@@ -383,21 +408,6 @@ fn take_role(name: RoleName, members: &mut Members<'_>) -> Result<Role, Problem>
             Role::Join(Box::new(Join { labels, uses_left, replace, approve }))
         }
     })
-}
-
-fn parse_select(text: &str) -> Result<Selector, Problem> {
-    if text.trim().is_empty() {
-        let detail = "select is a label selector; leave the member out to select every device";
-        return Err(Problem::bad_request(detail));
-    }
-    let select: Selector =
-        text.parse().map_err(|e| Problem::bad_request(format!("member select: {e}")))?;
-    if select.sees_facts() {
-        let detail = "the select of a token is of labels alone: a device states its facts itself, and could \
-                      make itself seen by anyone";
-        return Err(Problem::bad_request(detail));
-    }
-    Ok(select)
 }
 
 fn is_note(note: &str) -> bool {

@@ -56,6 +56,13 @@ impl Timestamp {
         Self::from_unix_ms(self.0.saturating_add(ms))
     }
 
+    /// This much earlier, and not before the epoch.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(ms))
+    }
+
     /// From `earlier` to this, or zero when it is not earlier.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

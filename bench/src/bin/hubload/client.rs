@@ -35,6 +35,10 @@ pub(crate) struct Client {
     made: u64,
     random: u64,
     scratch: Box<[u8]>,
+    /// The tokens of the devices, by their numbers; none on an open hub.
+    device_tokens: Vec<String>,
+    /// The token of the senders.
+    sender_token: Option<String>,
 }
 
 /// What came of a time of sending, in microseconds from just before the request was written.
@@ -78,7 +82,14 @@ impl Client {
             made: 0,
             random: 0x9E37_79B9_7F4A_7C15,
             scratch: vec![0; 64 * 1024].into(),
+            device_tokens: Vec::new(),
+            sender_token: None,
         })
+    }
+
+    /// From now on devices and senders have these tokens.
+    pub(crate) fn with_tokens(self, devices: Vec<String>, sender: String) -> Self {
+        Self { device_tokens: devices, sender_token: Some(sender), ..self }
     }
 
     /// Opens `count` streams more, and gives how many that were.
@@ -99,8 +110,9 @@ impl Client {
                 let Some(stream) = self.streams.get_mut(device) else { continue };
                 let was_open = stream.open;
                 if event.is_writable() && !std::mem::replace(&mut stream.requested, true) {
+                    let authorization = authorization(self.device_tokens.get(device));
                     let request = format!(
-                        "GET /v1/devices/d{device}/stream?ack=none HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                        "GET /v1/devices/d{device}/stream?ack=none HTTP/1.1\r\nHost: localhost\r\n{authorization}\r\n"
                     );
                     stream.socket.write_all(request.as_bytes())?;
                 }
@@ -196,9 +208,10 @@ impl Client {
         let start = format!("{{\"n\":{number},\"fill\":\"");
         let fill = ".".repeat(self.size.saturating_sub(start.len() + 2));
         let body = format!("{start}{fill}\"}}");
+        let authorization = authorization(self.sender_token.as_ref());
         let request = format!(
             "POST /v1/send/d{device}/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
+             {authorization}Content-Length: {}\r\n\r\n{body}",
             body.len(),
         );
         sender.number = number;
@@ -315,6 +328,11 @@ impl Sender {
         self.answered = true;
         Ok(true)
     }
+}
+
+/// The header field with a token, if there is one.
+fn authorization(token: Option<&String>) -> String {
+    token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default()
 }
 
 /// The length of a body, from the head before it.

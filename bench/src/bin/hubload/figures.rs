@@ -85,8 +85,8 @@ impl Report {
 
     pub(crate) fn add(&mut self, kind: Kind, figures: Figures) {
         match kind {
-            Kind::Hub => self.hub.push(figures),
-            Kind::Floor => self.floor.push(figures),
+            Kind::Hub | Kind::TlsHub => self.hub.push(figures),
+            Kind::Floor | Kind::TlsFloor | Kind::TlsHolder => self.floor.push(figures),
         }
     }
 

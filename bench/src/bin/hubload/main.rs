@@ -20,6 +20,8 @@ mod figures;
 mod floor;
 mod queue;
 mod server;
+mod tls;
+mod trust;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,19 +64,29 @@ struct Args {
     /// Measures instead what a queue of so many commands costs, beside one of ten.
     #[arg(long, value_name = "COMMANDS")]
     queue: Option<usize>,
+    /// Measures instead what tokens and TLS cost: a closed hub beside an open one, and TLS beside nothing but rustls.
+    #[arg(long, conflicts_with = "json")]
+    trust: bool,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
     /// What the floor is started with; not for people.
     #[arg(long, hide = true)]
     serve_floor: Option<PathBuf>,
+    /// What the floor of TLS is started with; not for people.
+    #[arg(long, hide = true)]
+    serve_tls_floor: Option<PathBuf>,
+    /// That it holds its connections.
+    #[arg(long, hide = true)]
+    hold: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = match &args.serve_floor {
-        Some(folder) => floor::run(folder),
-        None => measure(&args),
+    let done = match (&args.serve_floor, &args.serve_tls_floor) {
+        (Some(folder), _) => floor::run(folder),
+        (None, Some(folder)) => tls::run_floor(folder, args.hold),
+        (None, None) => measure(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -105,6 +117,9 @@ fn measure(args: &Args) -> anyhow::Result<()> {
     };
     if let Some(queued) = args.queue {
         return measure_queue(args, &bellwire, queued);
+    }
+    if args.trust {
+        return trust::measure(args, &bellwire);
     }
     let mut report = Report::new(args.streams, args.window, args.size, args.seconds);
     for round in 0..args.rounds {
@@ -162,9 +177,13 @@ fn measure_queue(args: &Args, bellwire: &Path, queued: usize) -> anyhow::Result<
 
 /// Everything that is done to one server.
 fn one_round(args: &Args, server: &Server) -> anyhow::Result<Figures> {
+    load(args, server, Client::new(server.address(), args.streams, args.size)?)
+}
+
+/// The same with a client that may have tokens.
+fn load(args: &Args, server: &Server, mut client: Client) -> anyhow::Result<Figures> {
     let settle = || std::thread::sleep(Duration::from_secs(1));
     let others = server::OtherLoad::begin(server)?;
-    let mut client = Client::new(server.address(), args.streams, args.size)?;
     settle();
 
     let anon_before = server.anon_bytes()?;

@@ -13,11 +13,19 @@ use anyhow::{Context, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
+use super::tls;
+
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Hub,
     Floor,
+    /// A hub that speaks TLS.
+    TlsHub,
+    /// Nothing but rustls: it ends each connection after its answer.
+    TlsFloor,
+    /// The same, which holds each connection.
+    TlsHolder,
 }
 
 /// A server at work; killed when dropped.
@@ -43,6 +51,21 @@ impl Server {
                 command.arg(folder.path().join("hub"));
                 command
             }
+            Kind::TlsHub => {
+                let (cert, key) = tls::write_certificate(folder.path())?;
+                let mut command = Command::new(bellwire);
+                command.args(["serve", "--listen", "https://127.0.0.1:0", "--data-dir"]);
+                command.arg(folder.path().join("hub"));
+                command.env("BELLWIRE_TLS_CERT", cert).env("BELLWIRE_TLS_KEY", key);
+                command
+            }
+            Kind::TlsFloor | Kind::TlsHolder => {
+                tls::write_certificate(folder.path())?;
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("--serve-tls-floor").arg(folder.path());
+                command.args((kind == Kind::TlsHolder).then_some("--hold"));
+                command
+            }
             Kind::Floor => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("--serve-floor").arg(folder.path());
@@ -60,7 +83,7 @@ impl Server {
         let stdout = child.stdout.take().context("no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let address = line.trim().rsplit_once("http://").and_then(|(_, at)| at.parse().ok());
+        let address = line.trim().rsplit_once("://").and_then(|(_, at)| at.parse().ok());
         match address {
             Some(address) => Ok(Self { child, address, folder }),
             None => {
@@ -70,6 +93,11 @@ impl Server {
                 anyhow::bail!("the {kind} does not start: {line}{log}")
             }
         }
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -115,6 +143,9 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Hub => "hub",
             Self::Floor => "floor",
+            Self::TlsHub => "hub over TLS",
+            Self::TlsFloor => "floor of TLS",
+            Self::TlsHolder => "floor of TLS that holds",
         })
     }
 }

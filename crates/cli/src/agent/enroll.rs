@@ -3,9 +3,9 @@
 //! The file for the token is made before the hub is asked: a join token may allow one use, and a token that cannot be
 //! stored would be lost.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -111,9 +111,21 @@ fn make(path: &Path) -> anyhow::Result<File> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
     let file = File::options().write(true).create_new(true).mode(0o600).open(path);
+    // An empty one was made by an enrolment that was interrupted before it had a token.
+    let is_empty = |path: &Path| {
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
+    };
+    let file = match file {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && is_empty(path) => File::options()
+            .write(true)
+            .open(path)
+            .and_then(|file| file.set_permissions(Permissions::from_mode(0o600)).map(|()| file)),
+        made => made,
+    };
     file.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => Usage(format!(
-            "{} exists already: move it away, or name another by --credential-file",
+            "{} exists already: if it is this machine's token, bellwire agent init writes a configuration for it; else move \
+             it away, or name another by --credential-file",
             path.display()
         ))
         .into(),

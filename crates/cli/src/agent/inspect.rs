@@ -60,7 +60,13 @@ fn print(status: &status::Status) -> Result<(), StdoutError> {
         };
         let why = connection.carrier_why.as_deref().map(|why| format!(": {}", out::printable(why)));
         let why = why.unwrap_or_default();
-        out::line(format_args!("  commands arrive by {by} for {}{why}", span(since_s)))?;
+        match connection.silent_s {
+            Some(silent_s) => out::line(format_args!(
+                "  {BAD}nothing received for {}{BAD:#}; commands are asked for by {by}{why}",
+                span(silent_s)
+            )),
+            None => out::line(format_args!("  commands arrive by {by} for {}{why}", span(since_s))),
+        }?;
         if let Some(rests_s) = connection.stream_rests_s {
             out::line(format_args!("  the stream is tried again in {}", span(rests_s)))?;
         }
@@ -70,6 +76,10 @@ fn print(status: &status::Status) -> Result<(), StdoutError> {
     }
     if let Some(retry_in_s) = connection.retry_in_s {
         out::line(format_args!("  next try in {}", span(retry_in_s)))?;
+    }
+    if !connection.connected {
+        let hub = out::printable(&connection.hub);
+        out::line(format_args!("  what the network lets pass: bellwire doctor --hub {hub}"))?;
     }
     // Text from the hub, or from a proxy, may contain control characters.
     let hub = out::printable(connection.hub_version.as_deref().unwrap_or("not known yet"));
@@ -136,9 +146,9 @@ pub(crate) fn journal(command: &JournalCommand, form: Form) -> anyhow::Result<u8
 
 fn print_item(item: JournalItem) -> Result<(), StdoutError> {
     match item {
-        JournalItem::Record(json) => out::line(escaped(&json)),
+        JournalItem::Record(json) => out::line(out::escaped(&json)),
         JournalItem::Unknown { at, json } => {
-            let line = escaped(&json);
+            let line = out::escaped(&json);
             out::line(format_args!(r#"{{"unknown":{{"at":{at},"line":{line}}}}}"#))
         }
         JournalItem::Damaged { at, bytes } => {
@@ -149,19 +159,6 @@ fn print_item(item: JournalItem) -> Result<(), StdoutError> {
         }
         _ => Ok(()),
     }
-}
-
-/// The same JSON without the characters that control a terminal: the text comes from the hub and from handlers. (Those
-/// below U+0020 JSON escapes by itself, or they are its white space.)
-fn escaped(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c {
-            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => text.push(c),
-        }
-    }
-    text
 }
 
 /// What `agent journal repair --json` prints.
@@ -198,17 +195,4 @@ fn print_repair(repaired: &Repaired) -> Result<(), StdoutError> {
         copy.display()
     ));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_cannot_control_the_terminal_and_is_the_same_json() {
-        let json = "[\"\u{9b}2J\u{7f}\u{e9}\"]";
-        assert_eq!(escaped(json), r#"["\u009b2J\u007fé"]"#);
-        let same = |json: &str| serde_json::from_str::<Vec<String>>(json).unwrap();
-        assert_eq!(same(&escaped(json)), same(json));
-    }
 }

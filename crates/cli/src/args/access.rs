@@ -1,11 +1,12 @@
-//! Who may do what: `token`, `access`, and the enrolment of an appliance.
+//! Who may do what: `token` and `access`.
 
 use std::path::PathBuf;
 
-use bellwire_proto::{Action, DeviceId, RoleName, Seconds, TokenId};
+use bellwire_proto::token::InvalidToken;
+use bellwire_proto::{Action, Credential, DeviceId, RoleName, Seconds, TokenId};
 use clap::{Args, Subcommand};
 
-use super::{AgentConfigArg, HubArg};
+use super::HubArg;
 
 /// `bellwire token`.
 #[derive(Debug, Subcommand)]
@@ -33,7 +34,7 @@ Examples:
     #[command(after_help = "Example:\n  bellwire token revoke aaaaaaaaaaaaaaaa")]
     Revoke {
         /// The ids, as `token list` shows them.
-        #[arg(required = true, value_name = "ID")]
+        #[arg(required = true, value_name = "ID", value_parser = token_id)]
         tokens: Vec<TokenId>,
         /// Where.
         #[command(flatten)]
@@ -44,8 +45,7 @@ Examples:
 /// Which tokens: those of a hub, or of a data folder.
 #[derive(Debug, Clone, Args)]
 pub struct TokenPlace {
-    /// The data folder of a hub that is stopped. If a hub runs with it, that hub is asked.
-    #[cfg(feature = "hub")]
+    /// The data folder of a hub that is stopped. If a hub runs with it, that hub is asked, by --hub or --context.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The hub.
@@ -103,7 +103,7 @@ Examples:
   bellwire access --device kiosk-7      # who may do what to it")]
 pub struct Access {
     /// The id of a token.
-    #[arg(value_name = "TOKEN", conflicts_with = "device")]
+    #[arg(value_name = "TOKEN", conflicts_with = "device", value_parser = token_id)]
     pub token: Option<TokenId>,
     /// Only what concerns this appliance.
     #[arg(long, value_name = "DEVICE")]
@@ -113,38 +113,14 @@ pub struct Access {
     pub hub: HubArg,
 }
 
-/// `bellwire agent enroll`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The credential file is made with mode 0600 and never replaced. Where there is no configuration, a first one is written.
-
-Examples:
-  sudo bellwire agent enroll https://hub.example.com --token-file join-token --device kiosk-7
-  pass show join | sudo bellwire agent enroll https://hub.example.com --token-file -")]
-pub struct AgentEnroll {
-    /// The URL of the hub.
-    #[arg(value_name = "HUB")]
-    pub hub: String,
-    /// The file with the join token; - is standard input.
-    #[arg(long, value_name = "FILE")]
-    pub token_file: PathBuf,
-    /// The name of this device; without this, the hub makes one.
-    #[arg(long, value_name = "DEVICE")]
-    pub device: Option<DeviceId>,
-    /// Where the device's own token is stored [default: credential, beside the configuration].
-    #[arg(long, value_name = "FILE")]
-    pub credential_file: Option<PathBuf>,
-    /// A file with certificate authorities (PEM) to trust in addition to the platform's.
-    #[arg(long, value_name = "FILE")]
-    pub ca_file: Option<PathBuf>,
-    /// The configuration, which is written if there is none.
-    #[command(flatten)]
-    pub config: AgentConfigArg,
-}
-
 fn role(text: &str) -> Result<RoleName, &'static str> {
     let found = RoleName::ALL.into_iter().find(|role| role.as_str() == text);
     found.ok_or("write admin, operator, device, join or metrics")
+}
+
+/// The id of a token, or all of the token: what is to be revoked is often at hand as a whole, and is in no error then.
+fn token_id(text: &str) -> Result<TokenId, InvalidToken> {
+    text.parse::<Credential>().map(|token| token.id()).or_else(|_| text.parse())
 }
 
 fn label(text: &str) -> Result<(String, String), &'static str> {

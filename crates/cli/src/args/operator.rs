@@ -3,10 +3,13 @@
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 
-use bellwire_proto::{Action, DeliveryState, DeviceId, Selector};
+use bellwire_proto::device::DeviceOrder;
+use bellwire_proto::{Action, DeliveryState, DeviceId, Seconds, Selector};
 use clap::{Args, Subcommand};
 
 use super::HubArg;
+#[cfg(feature = "hub")]
+use super::registry::{Export, Import};
 use crate::when::Moment;
 
 /// `bellwire commands`.
@@ -50,8 +53,8 @@ pub struct Commands {
     after_help = "\
 Examples:
   bellwire devices
-  bellwire devices --offline
-  bellwire devices --select 'site=lyon,!spare' --json | jq -r .id
+  bellwire devices --unseen 7d --sort=-last_seen_at
+  bellwire devices -l 'site=lyon,!spare' --json | jq -r .id
   bellwire devices show kiosk-7"
 )]
 pub struct Devices {
@@ -66,15 +69,27 @@ pub struct Devices {
 /// `bellwire devices`, without more or with `list`.
 #[derive(Debug, Args)]
 pub struct DeviceList {
-    /// Only those with these labels (a Kubernetes label selector).
-    #[arg(long, value_name = "SELECTOR", value_parser = selector)]
+    /// Only those with these labels, or facts: site=lyon,os in (deb11,deb12),!spare,facts.cpus=4.
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector)]
     pub select: Option<Selector>,
     /// Only those that are online.
-    #[arg(long, conflicts_with = "offline")]
+    #[arg(long, conflicts_with_all = ["offline", "unseen"])]
     pub online: bool,
     /// Only those that are offline.
     #[arg(long)]
     pub offline: bool,
+    /// Only those that are offline and were not seen for this long: 90s, 15m, 24h, 7d.
+    #[arg(long, value_name = "TIME")]
+    pub unseen: Option<Seconds>,
+    /// Only those whose names begin so.
+    #[arg(long, value_name = "TEXT")]
+    pub prefix: Option<String>,
+    /// By id, last_seen_at or queued; from the greatest with a minus: --sort=-queued.
+    #[arg(long, value_name = "KEY", default_value_t, allow_hyphen_values = true)]
+    pub sort: DeviceOrder,
+    /// Show address, agent, transport and facts too.
+    #[arg(long)]
+    pub wide: bool,
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
@@ -125,6 +140,12 @@ pub enum DevicesCommand {
         #[command(flatten)]
         hub: HubArg,
     },
+    /// Write names and labels as CSV.
+    #[cfg(feature = "hub")]
+    Export(Export),
+    /// Register and label appliances from CSV.
+    #[cfg(feature = "hub")]
+    Import(Import),
     /// Anything else: perhaps the name of an appliance.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -163,7 +184,7 @@ pub struct Health {
 }
 
 /// How many, at least one.
-fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, &'static str> {
     text.parse().map_err(|_| "write a whole number, 1 or more")
 }
 
@@ -175,6 +196,17 @@ pub(super) fn selector(text: &str) -> Result<Selector, String> {
             text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         format!("{e}\n  {shown}\n  {:>width$}", '^', width = e.at + 1)
     })
+}
+
+/// A selector of those that are changed or sent to: an empty one, as of a variable that is not set, would be all.
+#[cfg(feature = "hub")]
+pub(super) fn selector_of_some(text: &str) -> Result<Selector, String> {
+    let select = selector(text)?;
+    if select.requirements().is_empty() {
+        let why = "it is empty, which would be every appliance: name a requirement, such as site=lyon, or with send --all";
+        return Err(why.to_owned());
+    }
+    Ok(select)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use bellwire::classic::{address::origin, log, logger::LISTENER};
 use bellwire_hub::config::TlsFiles;
 use bellwire_hub::http::browsers::Browsers;
 use bellwire_hub::http::classic::{Classic, ClassicConfig, Json, Text, WithIds};
-use bellwire_hub::listen::{Endpoint, ListenConfig, Listener};
+use bellwire_hub::listen::{Endpoint, ListenConfig, Listener, ListenerRules};
 use bellwire_hub::tls::{self, Protocols};
 use bellwire_proto::limits::CLASSIC_SHUTDOWN_GRACE;
 use clap::{ArgAction, Parser};
@@ -103,6 +103,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let endpoint = Endpoint {
         address: address(&args.host, args.port)?,
         tls: certificate.as_ref().map(watch::Sender::subscribe),
+        rules: ListenerRules::default(),
     };
     let listener =
         Listener::bind_endpoints([endpoint], ListenConfig::default()).context("cannot listen")?;

@@ -1,13 +1,22 @@
 //! What a result means for the appliance, and the sentence for the owner of the network: which host and port, what stands in
 //! the way, what to allow. The sentences are whole, to be pasted into a message.
 
+use std::net::IpAddr;
+
 use bellwire_client::transport::{CertificateFault, ExaminedStep, TransportError, TransportStage};
+use http::StatusCode;
 
 use super::ways::Target;
 
 /// The page that has what to set in the programs of a network.
 const SECTION: &str =
     "(Settings for common programs: docs/networks.md, \"On the appliance's side\", of Bellwire.)";
+
+/// What comes before any sentence to the owner of a network.
+const CHECK_HUB: &str = "Check that the hub runs: `bellwire health` on its machine.";
+
+/// From this limit of idle connections on, in seconds, the smallest heartbeat of 5 s is frequent enough, even 2 s late.
+const HEARTBEAT_HELPS_S: u64 = 7;
 
 /// What a failed result means, and the sentence to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +28,16 @@ pub(super) struct Advice {
 impl Advice {
     fn new(meaning: impl Into<String>, remedy: String) -> Self {
         Self { meaning: Some(meaning.into()), remedy: Some(format!("{remedy} {SECTION}")) }
+    }
+
+    /// The hub may be down: that is to be ruled out first.
+    fn hub_first(meaning: impl AsRef<str>, remedy: String, to: &Target) -> Self {
+        let meaning = format!("{CHECK_HUB} {}", meaning.as_ref());
+        if to.is_here() {
+            Self::only(meaning.trim_end())
+        } else {
+            Self::new(meaning.trim_end(), remedy)
+        }
     }
 
     /// Where the owner of the network is not the one to ask.
@@ -35,6 +54,12 @@ impl Target {
             self.port,
             if self.is_tls { "HTTPS" } else { "HTTP" }
         )
+    }
+
+    /// Whether the hub is on this machine: then there is no owner of a network to ask.
+    fn is_here(&self) -> bool {
+        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
+        bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// Who answers for what happens to bytes.
@@ -86,6 +111,13 @@ pub(super) fn of_connecting(step: ExaminedStep, error: &TransportError, to: &Tar
                 "Please permit this appliance to connect to the proxy {proxy}, or tell us the right one."
             ),
         ),
+        (ExaminedStep::Tcp, None) if error.is_refused_by_server() => Advice::hub_first(
+            "If it does, a firewall refuses the connection, or the hub listens elsewhere.",
+            format!(
+                "Please permit outgoing connections from this appliance to {at}, or tell us the HTTP proxy that it has to use."
+            ),
+            to,
+        ),
         (ExaminedStep::Tcp, None) => Advice::new(
             "A firewall drops or refuses the connection, or the hub does not listen there.",
             format!(
@@ -114,11 +146,11 @@ fn of_tunnel(error: &TransportError, proxy: &str, to: &Target) -> Advice {
             )
         }
         (TransportStage::Untrusted, _) => of_tls(error, to),
-        (_, Some(refusal)) if refusal.is_unavailable() => Advice::new(
-            own.unwrap_or_default(),
+        (_, Some(refusal)) if refusal.is_unavailable() => of_unreached(proxy, refusal.status, to),
+        (_, None) if error.is_timeout() => Advice::new(
+            "The proxy accepts the connection and does not answer: it hangs, or is overloaded, or what listens there is no proxy.",
             format!(
-                "Please have the proxy {proxy} reach {authority}: it answers {}.",
-                refusal.status
+                "Please check the proxy {proxy}: it does not answer a request for {authority} in time."
             ),
         ),
         (_, refusal) => {
@@ -134,6 +166,16 @@ fn of_tunnel(error: &TransportError, proxy: &str, to: &Target) -> Advice {
             )
         }
     }
+}
+
+/// The proxy would pass it on, and does not reach the hub.
+fn of_unreached(proxy: &str, status: StatusCode, to: &Target) -> Advice {
+    let authority = format!("{}:{}", to.host, to.port);
+    Advice::hub_first(
+        "If it does, the proxy does not find it or may not connect to it.",
+        format!("Please have the proxy {proxy} reach {authority}: it answers {status}."),
+        to,
+    )
 }
 
 fn of_tls(error: &TransportError, to: &Target) -> Advice {
@@ -178,6 +220,9 @@ pub(super) fn of_request(error: &TransportError, to: &Target) -> Advice {
             "Something compresses what the hub sends.",
             format!("Please exempt {} from compression by {}.", to.at(), to.by()),
         ),
+        (stage, None) if stage != TransportStage::Encoding && error.advice().is_some() => {
+            Advice::only(sentence(&error.advice().unwrap_or_default()))
+        }
         _ => Advice::new(
             "The connection is made, and the request is not answered.",
             format!(
@@ -190,6 +235,20 @@ pub(super) fn of_request(error: &TransportError, to: &Target) -> Advice {
 
 /// Something else than the hub answered.
 pub(super) fn of_foreign(status: u16, location: Option<&str>, to: &Target) -> Advice {
+    if let (502..=504, Ok(code)) = (status, StatusCode::from_u16(status)) {
+        return match &to.proxy {
+            Some(proxy) => of_unreached(proxy, code, to),
+            None => Advice::hub_first(
+                "What answers in its place does not reach it.",
+                format!(
+                    "Please let this appliance reach {}: now {} answers with status {status}.",
+                    to.at(),
+                    to.by()
+                ),
+                to,
+            ),
+        };
+    }
     if let (407, Some(proxy)) = (status, &to.proxy) {
         return Advice::new(
             "The proxy requires a user and password: set them in its URL.",
@@ -240,7 +299,8 @@ pub(super) fn of_buffered(to: &Target) -> Advice {
         }
     };
     Advice::new(
-        "Something holds the response back until it is complete. The agent uses the long poll instead, which works without a stream.",
+        "Something holds the response back until it is complete. If a reverse proxy of your own stands before the hub, set it up \
+         first as in docs/networks.md, \"Before the hub\". The agent uses the long poll instead, which works without a stream.",
         format!(
             "Responses from {} to this appliance are held back by {}. Please {exempt}.",
             to.at(),
@@ -263,10 +323,14 @@ pub(super) fn of_late(to: &Target) -> Advice {
 
 /// A connection on which nothing passes is ended before its time; the longest silence that it survived.
 pub(super) fn of_idle(survived_s: u64, to: &Target) -> Advice {
-    let meaning = match survived_s >= 15 {
-        true => "The hub's heartbeats, one each 15 s, are frequent enough for the stream.",
-        false => {
+    let meaning = match survived_s {
+        15.. => "The hub's heartbeats, one each 15 s, are frequent enough for the stream.",
+        HEARTBEAT_HELPS_S.. => {
             "The hub's heartbeats, one each 15 s, are too rare: set heartbeat = \"5s\" in agent.toml."
+        }
+        _ => {
+            "No heartbeat is frequent enough for the stream (the smallest is 5 s): the agent uses the long poll instead, at short \
+             intervals."
         }
     };
     Advice::new(
@@ -305,6 +369,19 @@ pub(super) fn of_old_hub() -> Advice {
 
 pub(super) fn of_busy_hub() -> Advice {
     Advice::only("It says nothing about the network. Try again later.")
+}
+
+/// The hub has no such resource.
+pub(super) fn of_wrong_path() -> Advice {
+    Advice::only(
+        "It is a hub, and the path of the URL is wrong: leave out what follows the host, unless the hub is mounted below a path.",
+    )
+}
+
+pub(super) fn of_refusing_hub() -> Advice {
+    Advice::only(
+        "The network lets it through. It is the hub's configuration that must change, or the URL.",
+    )
 }
 
 /// The rest of a sentence as one.
@@ -360,9 +437,29 @@ mod tests {
         }
     }
 
+    /// With the hub down, the owner of the network was asked to change the proxy.
+    #[test]
+    fn a_hub_that_may_be_down_is_to_be_checked_before_anybody_is_asked() {
+        let proxied = target(false, Some("http://p.test:3128/"));
+        for status in [502, 503, 504] {
+            for to in [&proxied, &target(false, None)] {
+                let Advice { meaning, remedy } = of_foreign(status, None, to);
+                assert!(meaning.unwrap().starts_with(CHECK_HUB));
+                assert!(remedy.unwrap().contains(&status.to_string()));
+            }
+        }
+        for here in ["localhost", "127.0.0.1", "[::1]"] {
+            let here = Target { host: here.to_owned(), ..proxied.clone() };
+            let Advice { meaning, remedy } = of_foreign(503, None, &here);
+            assert!(meaning.unwrap().starts_with(CHECK_HUB) && remedy.is_none(), "{here:?}");
+        }
+        assert!(!of_foreign(200, None, &proxied).meaning.unwrap().contains(CHECK_HUB));
+    }
+
     #[test]
     fn a_short_idle_limit_says_which_setting_helps_the_agent() {
-        assert!(of_idle(5, &target(true, None)).meaning.unwrap().contains("heartbeat = \"5s\""));
+        assert!(of_idle(9, &target(true, None)).meaning.unwrap().contains("heartbeat = \"5s\""));
+        assert!(of_idle(5, &target(true, None)).meaning.unwrap().contains("long poll"));
         assert!(!of_idle(30, &target(true, None)).meaning.unwrap().contains("agent.toml"));
     }
 }

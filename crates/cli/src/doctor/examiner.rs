@@ -263,6 +263,14 @@ impl<'a> Examiner<'a> {
                 format!("the hub cannot serve this test now (status {status})"),
                 advice::of_busy_hub(),
             ),
+            Failure::WrongPath { status } => (
+                format!("the hub answers, and has nothing at this URL (status {status})"),
+                advice::of_wrong_path(),
+            ),
+            Failure::Refused { status, detail } => (
+                format!("the hub itself refuses it (status {status}): {detail}"),
+                advice::of_refusing_hub(),
+            ),
         }
     }
 

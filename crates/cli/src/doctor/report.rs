@@ -50,6 +50,8 @@ pub(super) struct WayReport {
 #[derive(Debug, Serialize)]
 pub(super) struct Use {
     pub(super) hub: String,
+    /// All by which as much works, in the order of preference.
+    pub(super) hubs: Vec<String>,
     pub(super) proxy: String,
     pub(super) ca_file: Option<String>,
 }
@@ -143,8 +145,9 @@ impl Report {
 
 impl Use {
     fn lines(&self) -> Vec<String> {
-        let Self { hub, proxy, ca_file } = self;
-        let mut lines = vec![format!("hub = {hub:?}"), format!("proxy = {proxy:?}")];
+        let Self { hub, hubs, proxy, ca_file } = self;
+        let hub = if hubs.len() > 1 { format!("{hubs:?}") } else { format!("{hub:?}") };
+        let mut lines = vec![format!("hub = {hub}"), format!("proxy = {proxy:?}")];
         lines.extend(ca_file.as_ref().map(|ca_file| format!("ca_file = {ca_file:?}")));
         lines
     }
@@ -185,6 +188,20 @@ mod tests {
         let fine = Step { ok: true, meaning: None, remedy: None, took_ms: 3, ..step };
         assert_eq!(fine.lines().len(), 1);
         assert!(bare(&fine.lines()[0]).starts_with("  ✓ stream"));
+    }
+
+    #[test]
+    fn the_lines_for_the_agent_have_all_urls_by_which_as_much_works() {
+        let mut best = Use {
+            hub: "https://h".to_owned(),
+            hubs: vec!["https://h".to_owned()],
+            proxy: "none".to_owned(),
+            ca_file: Some("/etc/ca.pem".to_owned()),
+        };
+        let expected = ["hub = \"https://h\"", "proxy = \"none\"", "ca_file = \"/etc/ca.pem\""];
+        assert_eq!(best.lines(), expected);
+        best.hubs.push("http://h".to_owned());
+        assert_eq!(best.lines()[0], "hub = [\"https://h\", \"http://h\"]");
     }
 
     #[test]

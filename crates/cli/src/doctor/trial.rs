@@ -29,6 +29,9 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of an event or a comment in a stream: the longest is the prelude.
 const ITEM_BYTES_MAX: usize = 64 * 1024;
 
+/// Of what a hub says when it refuses: its own sentences are shorter.
+const DETAIL_CHARS_MAX: usize = 500;
+
 /// Why there is no result.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -46,6 +49,10 @@ pub(super) enum Failure {
     TooOld,
     /// The hub cannot serve it now.
     Busy(StatusCode),
+    /// The hub has no such resource: the path of the URL is wrong.
+    WrongPath { status: StatusCode },
+    /// The hub itself refuses it, with these words: its configuration is at fault and not the network.
+    Refused { status: StatusCode, detail: String },
 }
 
 /// Of a response with status 200: what it contains is none of the hub's.
@@ -303,12 +310,18 @@ async fn body(response: Response) -> Result<Vec<u8>, Failure> {
 
 /// What an answer that is not the expected one says.
 fn not_served(status: StatusCode, location: Option<String>, body: &[u8]) -> Failure {
-    match serde_json::from_slice::<Problem>(body).ok().map(|problem| problem.code) {
-        Some(Code::UnknownField) => Failure::TooOld,
-        Some(Code::RateLimited | Code::Draining | Code::StoreUnavailable | Code::Internal) => {
+    let foreign = Failure::Foreign { status, location };
+    let Ok(Problem { code, detail, .. }) = serde_json::from_slice(body) else { return foreign };
+    match code {
+        Code::UnknownField => Failure::TooOld,
+        Code::RateLimited | Code::Draining | Code::StoreUnavailable | Code::Internal => {
             Failure::Busy(status)
         }
-        _ => Failure::Foreign { status, location },
+        Code::BadRequest | Code::Unauthenticated | Code::Forbidden => {
+            Failure::Refused { status, detail: detail.chars().take(DETAIL_CHARS_MAX).collect() }
+        }
+        Code::NotFound => Failure::WrongPath { status },
+        _ => foreign,
     }
 }
 
@@ -344,6 +357,7 @@ mod tests {
         assert!(matches!(of(400, r#"{"code":"unknown_field"}"#), Failure::TooOld));
         assert!(matches!(of(429, r#"{"code":"rate_limited"}"#), Failure::Busy(_)));
         assert!(matches!(of(503, r#"{"code":"draining"}"#), Failure::Busy(_)));
+        assert!(matches!(of(404, r#"{"code":"not_found"}"#), Failure::WrongPath { .. }));
         assert!(matches!(of(503, "<html>"), Failure::Foreign { .. }));
         assert!(matches!(of(302, ""), Failure::Foreign { .. }));
     }

@@ -19,6 +19,8 @@ pub(super) struct Way {
     pub(super) transport: HttpTransport,
     /// Why it cannot be examined: the PAC file failed.
     pub(super) fault: Option<String>,
+    /// The PAC file that named it, as agent.toml takes it.
+    pac: Option<String>,
     hub_has_user: bool,
     proxy_has_user: bool,
 }
@@ -62,6 +64,9 @@ impl Way {
     pub(super) fn settings(&self) -> (String, String) {
         let hub = self.hub.to_string();
         let hub = hub.trim_end_matches('/');
+        if let Some(pac) = &self.pac {
+            return (with_user(hub, self.hub_has_user), pac.clone());
+        }
         (
             with_user(hub, self.hub_has_user),
             with_user(self.proxy.trim_end_matches('/'), self.proxy_has_user),
@@ -122,6 +127,7 @@ fn one(hub_text: &str, proxy: &str, ca_file: Option<&Path>) -> Result<Way, Usage
         url,
         transport,
         fault: None,
+        pac: None,
     })
 }
 
@@ -155,7 +161,7 @@ async fn of_pac(hub: &str, setting: &str, ca_file: Option<&Path>) -> Result<Vec<
     let entries = match entries.await {
         Ok(entries) => entries,
         Err(error) => {
-            let proxy = format!("pac+{location}");
+            let proxy = of_location(setting, &location.to_string());
             // Which proxy it names is not known: nothing is sent, and this is no direct connection.
             let mut way = Way { fault: Some(error.to_string()), proxy, ..direct };
             way.route.reason = format!("the PAC file {location} cannot be used");
@@ -167,9 +173,16 @@ async fn of_pac(hub: &str, setting: &str, ca_file: Option<&Path>) -> Result<Vec<
     for proxy in named {
         let mut way = one(hub, &proxy, ca_file)?;
         way.route.reason = format!("the PAC file {location}");
+        way.pac = Some(of_location(setting, &location.to_string()));
         ways.push(way);
     }
     Ok(ways)
+}
+
+/// A PAC file as `proxy` in agent.toml: as it was given, or as it is shown where it may have a password.
+#[cfg(feature = "pac")]
+fn of_location(setting: &str, shown: &str) -> String {
+    if setting.contains('@') { format!("pac+{shown}") } else { setting.to_owned() }
 }
 
 #[cfg(not(feature = "pac"))]
@@ -182,6 +195,23 @@ async fn of_pac(_hub: &str, _setting: &str, _ca_file: Option<&Path>) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The line for agent.toml had the proxy that the file named on that day.
+    #[cfg(feature = "pac")]
+    #[tokio::test]
+    async fn what_a_pac_file_names_is_a_setting_with_that_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("p.pac");
+        let script = "function FindProxyForURL(url, host) { return 'PROXY p.test:3128'; }";
+        std::fs::write(&file, script).unwrap();
+        let setting = format!("pac+file://{}", file.display());
+        let ways = all("http://h.test", std::slice::from_ref(&setting), None).await.unwrap();
+        assert_eq!(ways[0].settings(), ("http://h.test".to_owned(), setting));
+        assert_eq!(ways[0].route.proxy.as_deref(), Some("http://p.test:3128/"));
+        let missing = format!("pac+file://{}.not", file.display());
+        let ways = all("http://h.test", std::slice::from_ref(&missing), None).await.unwrap();
+        assert_eq!((ways[0].proxy.as_str(), ways[0].fault.is_some()), (missing.as_str(), true));
+    }
 
     #[tokio::test]
     async fn each_url_goes_through_each_proxy_and_no_password_is_shown() {

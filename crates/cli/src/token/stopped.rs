@@ -1,12 +1,23 @@
 //! The tokens of a hub that is stopped: its data folder is opened as the hub itself would, without a listener.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bellwire_hub::app::Hub;
 use bellwire_hub::config::Config;
 use bellwire_hub::store::PageRequest;
-use bellwire_proto::{CreatedToken, NewToken, Page, Problem, Token, TokenId};
+use bellwire_proto::limits::HISTORY_S;
+use bellwire_proto::{CreatedToken, NewToken, Page, Problem, Timestamp, Token, TokenId};
 use futures_util::{Stream, stream};
+
+/// Settings that delete nothing: what the hub's own retention is, is not known here.
+fn config(data_dir: &Path) -> Config {
+    let mut config = Config::default();
+    config.data_dir = data_dir.to_owned();
+    config.shards = 1;
+    config.history = Duration::from_secs(HISTORY_S.max);
+    config
+}
 
 /// A hub that serves nobody.
 pub(super) struct StoppedHub(Hub);
@@ -14,14 +25,15 @@ pub(super) struct StoppedHub(Hub);
 impl StoppedHub {
     /// `None` when a hub runs with this folder.
     pub(super) async fn open(data_dir: &Path) -> anyhow::Result<Option<Self>> {
-        let mut config = Config::default();
-        config.data_dir = data_dir.to_owned();
-        config.shards = 1;
-        match Hub::open(config).await {
+        match Hub::open(config(data_dir)).await {
             Ok(hub) => Ok(Some(Self(hub))),
             Err(error) if error.is_in_use() => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.0.driver().now()
     }
 
     pub(super) async fn create(&self, new: &NewToken) -> Result<CreatedToken, Problem> {
@@ -48,5 +60,16 @@ impl StoppedHub {
 
     pub(super) async fn close(self) {
         self.0.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_hub_retains_is_not_deleted_by_making_a_token() {
+        // The default was taken: a hub that retains a year lost what was older than a month.
+        assert_eq!(config(Path::new("d")).history.as_secs(), HISTORY_S.max);
     }
 }

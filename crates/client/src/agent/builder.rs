@@ -187,7 +187,7 @@ impl AgentBuilder {
         let state_dir = self.state_dir.ok_or_else(|| fault("state_dir", &"it is not set"))?;
         let transport = match self.transport {
             Some(transport) => transport,
-            None => Arc::new(config::transport().build()?),
+            None => config::default_transport(&hub)?,
         };
         Ok(Agent {
             hub,

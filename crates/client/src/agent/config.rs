@@ -47,6 +47,7 @@ mod params;
 mod readiness;
 
 pub use bases::ProxySetting;
+pub(super) use bases::default_transport;
 pub use fault::{ConfigFaults, Fault};
 use fault::{Section, boolean, text};
 pub use readiness::{Readiness, writable_by};

@@ -162,9 +162,8 @@ impl Driver {
         let hub = builder.build()?;
         tracing::info!(device = %agent.device, hub = hub.url(), "connecting");
         // A verdict is of the base that it was found out with.
-        let base = agent.transport.base();
         let known =
-            Known::read(&agent.state_dir).filter(|known| known.is_of(hub.url(), base.as_ref()));
+            Known::read(&agent.state_dir).filter(|known| known.is_of(hub.url(), &*agent.transport));
         let options = link::options(agent.heartbeat, known);
         let now = Instant::now();
         let connection = Connection {
@@ -177,6 +176,7 @@ impl Driver {
             carrier_since_s: None,
             carrier_why: None,
             stream_rests_s: None,
+            silent_s: None,
             hub_version: None,
             last_loss: None,
             retry_in_s: None,

@@ -51,7 +51,34 @@ pub fn show(
     device: &DeviceId,
     mut on_item: impl FnMut(JournalItem),
 ) -> Result<(), JournalError> {
-    journal::show(dir, device, |JournalSpan { at, bytes }, part| match part {
+    journal::show(dir, device, |span, part| pass_on(span, part, &mut on_item))
+}
+
+/// For the fuzz target: what [`show`] passes on of a journal with these bytes.
+///
+/// # Errors
+/// As of [`show`].
+#[doc(hidden)]
+pub fn show_bytes(
+    bytes: &[u8],
+    device: &DeviceId,
+    mut on_item: impl FnMut(JournalItem),
+) -> Result<(), JournalError> {
+    journal::show_bytes(bytes, device, |span, part| pass_on(span, part, &mut on_item))
+}
+
+/// For the fuzz target, which would never guess a checksum: a whole line with this JSON, if it is JSON on one line.
+#[doc(hidden)]
+pub fn line_of(json: &str) -> Option<Vec<u8>> {
+    journal::line_of(json).filter(|line| line.iter().filter(|byte| **byte == b'\n').count() == 1)
+}
+
+fn pass_on(
+    JournalSpan { at, bytes }: JournalSpan,
+    part: JournalPart<'_>,
+    on_item: &mut impl FnMut(JournalItem),
+) {
+    match part {
         JournalPart::Records(records) => records.iter().for_each(|record| {
             on_item(JournalItem::Record(serde_json::to_string(record).unwrap_or_default()))
         }),
@@ -60,7 +87,7 @@ pub fn show(
         }
         JournalPart::Damaged => on_item(JournalItem::Damaged { at, bytes }),
         JournalPart::Torn => on_item(JournalItem::Torn { at, bytes }),
-    })
+    }
 }
 
 /// Writes the journal again with all readable records, and preserves a copy of the original file. A journal that an

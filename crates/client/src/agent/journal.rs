@@ -40,7 +40,7 @@ pub(crate) use error::AppendError;
 pub(crate) use owner::check_before;
 pub(crate) use read::{JournalPart, JournalSpan};
 pub(crate) use record::{BootId, ClockStamp, Done, Received, Record, fit};
-pub(crate) use repair::{repair, show};
+pub(crate) use repair::{repair, show, show_bytes};
 pub(crate) use reserve::Reserve;
 
 /// The format that is written, and the newest that can be read.
@@ -205,6 +205,11 @@ impl Journal {
     pub(crate) fn break_disk(&mut self) {
         self.file = File::open(self.dir.join(JOURNAL)).unwrap();
     }
+}
+
+/// A whole line of the journal with this JSON in it; `None` if it is no JSON.
+pub(crate) fn line_of(json: &str) -> Option<Vec<u8>> {
+    line::encode(&serde_json::from_str::<&serde_json::value::RawValue>(json).ok()?).ok()
 }
 
 /// Locks the directory for this process; creates it if necessary.

@@ -11,7 +11,7 @@ use super::clock;
 use crate::path::Verdict;
 use crate::path::deadlines::VERDICT_S;
 use crate::path::wake::default_gateways;
-use crate::transport::BaseStatus;
+use crate::transport::Transport;
 
 const FILE: &str = "network.json";
 /// What replaces it.
@@ -26,6 +26,9 @@ pub(super) struct Known {
     at_ms: u64,
     /// The gateways in the kernel's notation; empty if there is none.
     gateway: String,
+    /// Since when the heartbeat is a shorter one, by the same clock.
+    #[serde(default)]
+    heartbeat_since_ms: Option<u64>,
     #[serde(flatten)]
     pub(super) found: Found,
 }
@@ -41,11 +44,11 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Whether it was found out with this hub and base.
-    pub(super) fn is_of(&self, hub: &str, base: Option<&BaseStatus>) -> bool {
-        match base {
+    /// Whether it was found out with this hub and the base in use; where none is yet, with one that may be.
+    pub(super) fn is_of(&self, hub: &str, transport: &dyn Transport) -> bool {
+        match transport.base() {
             Some(base) => (&self.hub, &self.proxy) == (&base.hub, &base.proxy),
-            None => self.hub == hub,
+            None => self.hub == hub && transport.may_use(&self.hub, &self.proxy),
         }
     }
 
@@ -60,18 +63,38 @@ impl Found {
 }
 
 impl Known {
-    /// What is known now. Blocks while the kernel lists its routes.
-    fn now(found: Found) -> Self {
-        Self { at_ms: clock::device_ms(), gateway: default_gateways(), found }
+    /// What is known now, after what was known before. Blocks while the kernel lists its routes.
+    fn now(found: Found, before: Option<&Self>) -> Self {
+        Self::at(clock::device_ms(), default_gateways(), found, before)
+    }
+
+    fn at(at_ms: u64, gateway: String, found: Found, before: Option<&Self>) -> Self {
+        let heartbeat_s = found.verdict.heartbeat_s;
+        let before = before.filter(|before| before.found.verdict.heartbeat_s == heartbeat_s);
+        let since_ms = before.and_then(|before| before.heartbeat_since_ms).unwrap_or(at_ms);
+        let heartbeat_since_ms = heartbeat_s.map(|_| since_ms.min(at_ms));
+        Self { at_ms, gateway, heartbeat_since_ms, found }
     }
 
     /// What is known here and now. A file that cannot be read is none.
     pub(super) fn read(dir: &Path) -> Option<Found> {
+        Self::load(dir)?.now_known(clock::device_ms(), &default_gateways())
+    }
+
+    fn load(dir: &Path) -> Option<Self> {
         let path = dir.join(FILE);
         let length = std::fs::metadata(&path).ok()?.len();
         let text = (length <= BYTES_MAX).then(|| std::fs::read(&path).ok()).flatten()?;
-        let known: Self = serde_json::from_slice(&text).ok()?;
-        known.counts(clock::device_ms(), &default_gateways()).then_some(known.found)
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// What counts of it. A shorter heartbeat does for a day, however often it was written: else it would be requested for ever.
+    fn now_known(mut self, now_ms: u64, gateway: &str) -> Option<Found> {
+        let age_ms = self.heartbeat_since_ms.and_then(|since_ms| now_ms.checked_sub(since_ms));
+        if age_ms.is_none_or(|age_ms| age_ms > VERDICT_S * 1000) {
+            self.found.verdict.heartbeat_s = None;
+        }
+        self.counts(now_ms, gateway).then_some(self.found)
     }
 
     fn counts(&self, now_ms: u64, gateway: &str) -> bool {
@@ -95,16 +118,14 @@ impl Known {
     }
 
     /// Replaces the file. Without it the next run tries everything again. Only one agent uses a state directory.
-    fn write(&self, dir: &Path) {
+    fn write(&self, dir: &Path) -> io::Result<()> {
+        let new = dir.join(NEW_FILE);
         let write = || {
-            let new = dir.join(NEW_FILE);
             std::fs::write(&new, serde_json::to_vec(self)?)?;
-            std::fs::rename(new, dir.join(FILE))
+            std::fs::rename(&new, dir.join(FILE))
         };
-        if let Err(error) = write() {
-            let error: io::Error = error;
-            tracing::debug!(%error, "{FILE} cannot be written");
-        }
+        // On a full disk it would occupy what the journal needs.
+        write().inspect_err(|_| drop(std::fs::remove_file(&new)))
     }
 }
 
@@ -126,26 +147,49 @@ impl KnownWriter {
 
 /// Ends with the writer, after its last write.
 async fn write_each(dir: PathBuf, mut found: watch::Receiver<Option<Found>>) {
-    let mut written = None;
+    let mut file = KnownFile { dir, written: None, fails: false };
     while found.changed().await.is_ok() {
         let Some(found) = found.borrow_and_update().clone() else { continue };
-        let (dir, before) = (dir.clone(), written.take());
+        file.write(found).await;
+    }
+}
+
+struct KnownFile {
+    dir: PathBuf,
+    /// By this run, last.
+    written: Option<Known>,
+    /// The last write failed, and that was logged.
+    fails: bool,
+}
+
+impl KnownFile {
+    async fn write(&mut self, found: Found) {
+        let (dir, before) = (self.dir.clone(), self.written.take());
         let write = tokio::task::spawn_blocking(move || {
-            let known = Known::now(found);
+            let of_last_run = if before.is_none() { Known::load(&dir) } else { None };
+            let known = Known::now(found, before.as_ref().or(of_last_run.as_ref()));
             match known.replaces(before.as_ref()) {
-                true => {
-                    known.write(&dir);
-                    Some(known)
-                }
-                false => before,
+                true => known.write(&dir).map(|()| Some(known)),
+                false => Ok(before),
             }
         });
-        written = write.await.unwrap_or_default();
+        match write.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(known) => (self.written, self.fails) = (known, false),
+            // Once, and again after one that succeeded; what is found out next is written anyway.
+            Err(error) if !std::mem::replace(&mut self.fails, true) => tracing::warn!(
+                "what is known of the network cannot be stored, so that the next start tries everything again: {}: {error}; make \
+                 room on its disk, or let the agent's user write there",
+                self.dir.join(FILE).display()
+            ),
+            Err(_) => {}
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::path::Rung;
 
@@ -154,8 +198,27 @@ mod tests {
         Found { hub: "http://h/".to_owned(), proxy: "none".to_owned(), verdict }
     }
 
+    /// A log, and its text so far.
+    fn log() -> (impl tracing::Subscriber, impl Fn() -> String) {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        let text = move || String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        (log.finish(), text)
+    }
+
     fn known() -> Known {
-        Known { at_ms: 1_000_000, gateway: "0101A8C0".to_owned(), found: found() }
+        Known::at(1_000_000, "0101A8C0".to_owned(), found(), None)
     }
 
     #[test]
@@ -168,11 +231,48 @@ mod tests {
         assert!(!known.counts(1_000_001, "0201A8C0"), "another network");
     }
 
+    /// It was a line of the level debug, and its copy stayed behind.
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_is_one_warning_and_leaves_no_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        // No file replaces a directory.
+        std::fs::create_dir(dir.path().join(FILE)).unwrap();
+        let (log, text) = log();
+        let _guard = tracing::subscriber::set_default(log);
+        let mut file = KnownFile { dir: dir.path().to_owned(), written: None, fails: false };
+        for hold_s in [10, 11, 12] {
+            let verdict = Verdict { hold_s, ..found().verdict };
+            file.write(Found { verdict, ..found() }).await;
+        }
+        let text = text();
+        assert_eq!(text.matches("make room on its disk").count(), 1, "{text}");
+        assert!(text.contains("WARN") && text.contains(FILE), "{text}");
+        assert!(!dir.path().join(NEW_FILE).exists(), "the copy is left behind");
+    }
+
+    /// The file was written again twice a day, and with it the heartbeat, for as long as the device lived.
+    #[test]
+    fn a_shorter_heartbeat_counts_for_a_day_although_the_rest_is_written_again() {
+        let day_ms = VERDICT_S * 1000;
+        let found =
+            Found { verdict: Verdict { heartbeat_s: Some(7), ..found().verdict }, ..found() };
+        let first = Known::at(1_000_000, String::new(), found.clone(), None);
+        let again = Known::at(1_000_000 + day_ms, String::new(), found.clone(), Some(&first));
+        let known = |known: &Known, now_ms| known.clone().now_known(now_ms, "").unwrap();
+        assert_eq!(known(&again, 1_000_000 + day_ms), found);
+        let later = known(&again, 1_000_001 + day_ms);
+        assert_eq!(later.verdict, Verdict { heartbeat_s: None, ..found.verdict.clone() });
+        let shorter = Verdict { heartbeat_s: Some(5), ..found.verdict.clone() };
+        let shorter = Found { verdict: shorter, ..found };
+        let shorter = Known::at(1_000_000 + day_ms, String::new(), shorter, Some(&again));
+        assert_eq!(known(&shorter, 1_000_001 + day_ms).verdict.heartbeat_s, Some(5), "a new one");
+    }
+
     #[test]
     fn what_was_written_is_read_and_a_broken_file_is_none() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Known::read(dir.path()), None);
-        Known::now(found()).write(dir.path());
+        Known::now(found(), None).write(dir.path()).unwrap();
         assert_eq!(Known::read(dir.path()), Some(found()));
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert_eq!(Known::read(dir.path()), None);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bellwire_proto::Members;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, ErrorInfo, Json, codes};
-use regex::Regex;
+use regex_lite::Regex;
 use serde_json::Value;
 
 use super::run::{Run, error};
@@ -175,7 +175,7 @@ pub enum Kind {
     Boolean,
 }
 
-/// A regular expression (the syntax of the `regex` crate) that matches whole texts.
+/// A regular expression (the syntax of the `regex-lite` crate: classes such as `\d` and `\w` are ASCII's) that matches whole texts.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
@@ -187,7 +187,7 @@ impl Pattern {
     ///
     /// # Errors
     /// When it is not a regular expression.
-    pub fn new(text: &str) -> Result<Self, regex::Error> {
+    pub fn new(text: &str) -> Result<Self, regex_lite::Error> {
         // By itself first: "a)|(b" is invalid, though it would be valid inside a group.
         Regex::new(text)?;
         // The line break ends a comment, which the flag x allows.
@@ -364,11 +364,17 @@ mod tests {
             ("a|b", "ax", false),
             ("(?x) a b # two letters", "ab", true),
             ("(?s).*", "any\nthing", true),
-            ("\\p{Greek}+", "αβ", true),
+            ("[α-ω]+", "αβ", true),
+            // The digits of other scripts, which a program may take for something else.
+            ("\\d", "٣", false),
         ] {
             assert_eq!(Pattern::new(pattern).unwrap().matches(text), fits, "{pattern} on {text:?}");
         }
         assert!(Pattern::new("a)|(b").is_err());
+        assert!(
+            Pattern::new("\\p{Greek}").is_err(),
+            "a class that is not there matches nothing by accident"
+        );
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub struct Status {
 pub struct Connection {
     /// The URL of the hub, without credentials.
     pub hub: String,
-    /// The proxy that it goes through: its URL, `environment` or `none`. `None` where nothing is set.
+    /// The proxy that it goes through: its URL without credentials, or `none`. `None` while none is known to work.
     #[serde(default)]
     pub proxy: Option<String>,
     /// Why not through the preferred URL and proxy.
@@ -73,11 +73,14 @@ pub struct Connection {
     /// How long the stream rests before it is tried again, in seconds.
     #[serde(default)]
     pub stream_rests_s: Option<u64>,
+    /// For how long nothing has arrived on any way, in seconds, if that is too long: whether the carrier works is not known.
+    #[serde(default)]
+    pub silent_s: Option<u64>,
     /// Program and version of the hub, from its last hello.
     pub hub_version: Option<String>,
     /// Why the last connection was lost or could not be made.
     pub last_loss: Option<String>,
-    /// When the next attempt begins, in seconds from now.
+    /// When the next attempt begins, in seconds from now; `None` while one is under way.
     pub retry_in_s: Option<u64>,
 }
 

@@ -2,7 +2,7 @@
 
 use bellwire_proto::{
     Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Json, Page,
-    Seconds, Selector, Timestamp, Wait,
+    Preview, Seconds, Selector, Timestamp, Wait,
 };
 use futures_core::Stream;
 use http::{HeaderName, HeaderValue, Method};
@@ -299,6 +299,18 @@ impl Controller {
     pub async fn send_command(&self, command: &NewCommand) -> Result<Command, Error> {
         self.call(Method::POST, ["v1", "commands"])
             .idempotency_key(command.idempotency_key.as_deref())?
+            .json(command)
+            .fetch()
+            .await
+    }
+
+    /// Checks a command as [`send_command`](Self::send_command) would send it, and stores nothing: how many devices it is for.
+    ///
+    /// # Errors
+    /// As [`Controller::send_command`].
+    pub async fn preview(&self, command: &NewCommand) -> Result<Preview, Error> {
+        self.call(Method::POST, ["v1", "commands"])
+            .query("dry_run", Some(true))
             .json(command)
             .fetch()
             .await

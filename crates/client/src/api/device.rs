@@ -1,10 +1,11 @@
 //! Devices: the calls of their operators, and their own. Contract, sections 4 to 6.
 
+use bellwire_proto::device::DeviceOrder;
 use bellwire_proto::limits::POLL_WAIT_S;
 use bellwire_proto::stream::PollAnswer;
 use bellwire_proto::{
-    CommandId, Delivery, Device, DeviceId, Json, Labels, Page, Problem, Report, Seconds, Selector,
-    Seq,
+    CommandId, Delivery, Device, DeviceId, DeviceStatus, Json, Labels, Page, Problem, Report,
+    Seconds, Selector, Seq,
 };
 use futures_core::Stream;
 use http::Method;
@@ -22,6 +23,12 @@ pub struct DeviceQuery {
     pub online: Option<bool>,
     /// Their names begin so.
     pub prefix: Option<String>,
+    /// They are offline, and were last seen longer ago than this.
+    pub unseen: Option<Seconds>,
+    /// Their status.
+    pub status: Option<DeviceStatus>,
+    /// In which order; the hub's default is by name.
+    pub order: Option<DeviceOrder>,
     /// Items per page: 1 to 1,000, the hub's default is 100.
     pub limit: Option<u32>,
     /// From this cursor on.
@@ -61,7 +68,7 @@ pub struct BatchAnswer {
 
 /// Devices, for their operators.
 impl Controller {
-    /// A page of devices, by name.
+    /// A page of devices, in the order of the query.
     ///
     /// # Errors
     /// Refused as `bad_request` when the limit or the cursor is invalid.
@@ -70,13 +77,16 @@ impl Controller {
             .query("select", query.select.as_ref())
             .query("online", query.online)
             .query("prefix", query.prefix.as_ref())
+            .query("unseen", query.unseen)
+            .query("status", query.status.map(DeviceStatus::as_str))
+            .query("sort", query.order)
             .query("limit", query.limit)
             .query("after", query.after.as_ref())
             .fetch()
             .await
     }
 
-    /// All matching devices, by name, fetched page by page. An error is the last item.
+    /// All matching devices, in the order of the query, fetched page by page. An error is the last item.
     pub fn all_devices(
         &self,
         query: DeviceQuery,

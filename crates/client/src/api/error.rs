@@ -79,6 +79,11 @@ impl Error {
         }
     }
 
+    /// Whether a refusal is the hub's own, and not that of a middlebox.
+    pub(crate) fn is_hubs(refusal: &event_source::Refusal) -> bool {
+        matches!(Self::of_answer("", refusal.status, None, &refusal.body), Self::Refused { .. })
+    }
+
     /// The error for a response that is not one of a hub.
     pub(super) fn foreign(hub: &str, reason: String) -> Self {
         let hub = hub.to_owned();

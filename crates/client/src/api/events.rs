@@ -72,7 +72,7 @@ pub struct Events<T> {
 type OnLost = Box<dyn FnMut(&Loss, Duration) + Send>;
 
 /// Reads an event; `None` is one that this version does not know.
-type Read<T> = fn(&Event) -> Option<Result<T, serde_json::Error>>;
+pub(super) type Read<T> = fn(&Event) -> Option<Result<T, serde_json::Error>>;
 
 impl Controller {
     /// Watches a command until all of its deliveries have ended.
@@ -120,7 +120,16 @@ impl Controller {
             .event_bytes_max(EVENT_BYTES_MAX)
             .retry(Retry::resilient())
             .build()?;
-        Ok(Events {
+        Ok(self.events_of(source, read, is_last))
+    }
+
+    pub(super) fn events_of<T>(
+        &self,
+        source: EventSource,
+        read: Read<T>,
+        is_last: fn(&T) -> bool,
+    ) -> Events<T> {
+        Events {
             hub: self.clone(),
             source,
             read,
@@ -128,7 +137,7 @@ impl Controller {
             reached: false,
             ended: false,
             on_lost: None,
-        })
+        }
     }
 }
 

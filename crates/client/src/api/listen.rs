@@ -176,7 +176,8 @@ pub enum Signal {
         /// In Unix milliseconds.
         time_ms: Option<u64>,
     },
-    /// Another way carries the commands from now on, or it is known why not the better one. [`Listener::way`] shows since when.
+    /// Another way carries the commands from now on, or it is known why not the better one; or what [`Listener::verdict`] says is
+    /// another, as when the stream begins to rest. [`Listener::way`] shows since when, and for how long.
     Carrier {
         /// `None` while neither works.
         carrier: Option<Carrier>,
@@ -204,6 +205,9 @@ pub struct Way {
     pub why: Option<String>,
     /// How long the stream rests before it is tried again.
     pub rests_for: Option<Duration>,
+    /// For how long nothing has arrived, if a stream has broken or is silent for too long, and no other way has brought anything
+    /// since: whether the carrier works is not known then.
+    pub silent_for: Option<Duration>,
 }
 
 /// The signals for a device, as a [`Stream`]. An `Err` is the last item; [`ListenOptions::retry`] decides which losses are

@@ -73,7 +73,7 @@ pub enum Error {
         content_type: Option<String>,
     },
     /// The reader cannot use what it received: [`EventSource::reject`](super::EventSource::reject).
-    #[error("the stream was rejected: {reason}")]
+    #[error("what was received is not the server's: {reason}")]
     Rejected {
         /// The reader's reason.
         reason: String,
@@ -97,10 +97,18 @@ impl Error {
     pub fn advice(&self) -> Option<String> {
         match self {
             Self::Transport(error) => error.advice(),
-            _ => None,
+            Self::NotAStream { .. }
+            | Self::Rejected { .. }
+            | Self::Elsewhere { .. }
+            | Self::Redirect(_) => Some(OF_PORTAL.to_owned()),
+            Self::Silent { .. } | Self::NotBegun { .. } | Self::Refused(_) => None,
         }
     }
 }
+
+/// What answers in place of the server, and what to do about it: the rest of a sentence.
+const OF_PORTAL: &str = "a middlebox may answer in place of the server, such as the sign-in page of a guest network: sign in there, or \
+                         check the URL";
 
 /// A response with a status other than those of a stream.
 #[derive(Clone, thiserror::Error)]

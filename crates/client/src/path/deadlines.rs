@@ -13,7 +13,7 @@ use bellwire_proto::limits::{
 pub const HOLD_S_MAX: u64 = POLL_WAIT_S.default;
 /// The shortest hold, in seconds; below it a short poll costs no more. Measured: the strictest limit to a first byte is 5 s.
 pub const HOLD_S_MIN: u64 = 5;
-/// How much longer than its hold a poll may take: connecting, 5 s at most, is a part of it.
+/// How much longer than its hold a poll may take: connecting is a part of it, of which an attempt has 4 s.
 pub const POLL_GRACE_MS: u64 = 5_000;
 /// How much that grows with each poll in a row that timed out, and up to which sum: for links that need longer.
 pub const POLL_GRACE_STEP_MS: u64 = 5_000;
@@ -30,12 +30,14 @@ pub const HOLD_GROWS_AFTER_MS: u64 = 3_600_000;
 /// The pause after the second answer in a row that came early and without news, doubling: another listener of this name polls too, or a
 /// middlebox answers. Up to [`SHORT_POLL_MS`].
 pub const EARLY_ANSWER_MS: u64 = 1_000;
-/// The pause after a failed poll while a stream lives, doubling up to [`POLL_RETRY_MAX_MS`].
+/// The pause after a failed poll while a stream lives is twice this at first, +/- [`JITTER_PERCENT`], and doubles with each failure in
+/// a row up to [`POLL_RETRY_MAX_MS`].
 pub const POLL_RETRY_MS: u64 = 500;
 /// The greatest such pause.
 pub const POLL_RETRY_MAX_MS: u64 = 60_000;
 
-/// The first ceiling of the backoff while neither way works, doubling, with full jitter.
+/// The first ceiling of the backoff while neither way works, doubling with each loss in a row, with full jitter: down to no pause at
+/// all. Also half of the first pause after which a stream is tried again as it was, doubling, +/- [`JITTER_PERCENT`].
 pub const BACKOFF_BASE_MS: u64 = 1_000;
 /// The least pause that a hub can request twice in a row.
 pub const DELAY_MIN_MS: u64 = LISTENER_DELAY_MIN.as_millis() as u64;
@@ -53,6 +55,10 @@ pub const PROBES_MIN: u32 = 2;
 /// The greatest lag of a stream that passes each write on. Measured: streams that are not buffered stay below 0.3 s; one write
 /// behind is 1 s at the probes.
 pub const LAG_MS: u64 = 700;
+/// How much later than a poll's a stream's copy of a command may arrive, besides the allowance for an exchange; the hub sends both at
+/// one moment. Also how long a stream is watched after its last probe before it is good: a write right behind the probe may
+/// have pushed it through a middlebox that is one write behind. Contract, section 4: with `compat` the next write follows after 100 ms.
+pub const COPY_LAG_MS: u64 = 250;
 /// The most that the time of an exchange adds to [`LAG_MS`]; a slower link has twice that time instead.
 pub const LAG_ALLOWANCE_MAX_MS: u64 = 500;
 /// Of how many exchanges the median is the time of one. Our choice: a link that became slow counts from the third on.
@@ -74,7 +80,7 @@ pub const CONFIRM_RETRY_MS: u64 = 1_000;
 pub const BYE_END_MS: u64 = LISTENER_END_TIMEOUT.as_millis() as u64;
 /// The longest pause that a `bye` can request.
 pub const BYE_PAUSE_MAX_MS: u64 = LISTENER_BYE_PAUSE_MAX.as_millis() as u64;
-/// How long a ping may take: 5 s to connect and 5 s for the answer.
+/// How long a ping may take: 4 s for an attempt to connect, and 5 s for the answer.
 pub const PING_MS: u64 = 10_000;
 
 /// The greatest pause before a stream that broke is opened again, at random, so that the devices of a hub that crashed do not
@@ -88,6 +94,8 @@ pub const SHORT_STREAM_HEARTBEATS: u64 = 3;
 pub const SHORT_STREAMS_MAX: u32 = 3;
 /// The shortest heartbeat that is requested for that, in seconds. Contract, section 4.
 pub const HEARTBEAT_S_MIN: u64 = HEARTBEAT_S.min;
+/// How long a shorter heartbeat is requested before the usual one is tried again, at the next opening: as long as comments are.
+pub const SHORT_HEARTBEAT_MS: u64 = COMPAT_MS;
 /// How long a stream rests after both of its forms failed, doubling with each time, +/- [`JITTER_PERCENT`]. LaunchDarkly's
 /// clients rest as long at first.
 pub const REST_MS: u64 = 300_000;

@@ -3,10 +3,15 @@
 //! Each hello and heartbeat says when the hub wrote it, counted from the arrival of the request. What it took beyond that since
 //! the request was sent is its lag: the time of the exchange, and what a middlebox added. The clocks of hub and device need
 //! not agree.
+//!
+//! A middlebox that is one write behind does not delay a heartbeat that something is written right after. So commands count
+//! too: what a poll has brought, the hub wrote into the stream at the same moment.
 
 use std::collections::VecDeque;
 
-use super::deadlines::{EXCHANGES, LAG_ALLOWANCE_MAX_MS, LAG_MS, LAGS, LATE_MAX};
+use bellwire_proto::CommandId;
+
+use super::deadlines::{COPY_LAG_MS, EXCHANGES, LAG_ALLOWANCE_MAX_MS, LAG_MS, LAGS, LATE_MAX};
 
 /// How long exchanges took besides what the hub held them, from the sending of the request.
 #[derive(Debug, Default)]
@@ -37,6 +42,17 @@ pub(super) struct Lags {
     late: [bool; LAGS],
     /// The lag of the hello.
     hello_ms: u64,
+    /// The oldest command that a poll has brought and the stream has not.
+    awaited: Option<Awaited>,
+}
+
+/// The copy of a command that must arrive.
+#[derive(Debug)]
+struct Awaited {
+    /// The command, and which attempt.
+    copy: (CommandId, u32),
+    /// When the poll brought it.
+    since: u64,
 }
 
 impl Lags {
@@ -49,11 +65,48 @@ impl Lags {
     /// Notes a lag, and returns whether it is within the limit.
     pub(super) fn note(&mut self, lag_ms: u64, exchange_ms: Option<u64>) -> bool {
         let is_late = lag_ms > self.limit_ms(exchange_ms);
+        self.push(is_late);
+        !is_late
+    }
+
+    /// Remembers the newest of [`LAGS`].
+    fn push(&mut self, is_late: bool) {
         self.late.rotate_right(1);
         if let Some(newest) = self.late.first_mut() {
             *newest = is_late;
         }
-        !is_late
+    }
+
+    /// A poll has brought a command that the stream has not. While a copy is awaited, later ones are not: one delay is one lag.
+    pub(super) fn await_copy(&mut self, now: u64, copy: (CommandId, u32)) {
+        self.awaited.get_or_insert(Awaited { copy, since: now });
+    }
+
+    /// The stream has brought a command.
+    pub(super) fn note_copy(&mut self, copy: (CommandId, u32)) {
+        self.awaited.take_if(|awaited| awaited.copy == copy);
+    }
+
+    pub(super) fn awaits_copy(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    /// What is read now may have waited for its reader.
+    pub(super) fn excuse_copy(&mut self) {
+        self.awaited = None;
+    }
+
+    /// When a copy is late that has not arrived until then.
+    pub(super) fn copy_due_at(&self, exchange_ms: Option<u64>) -> Option<u64> {
+        Some(self.awaited.as_ref()?.since + copy_limit_ms(exchange_ms))
+    }
+
+    /// Notes a copy that is late by now.
+    pub(super) fn check_copy(&mut self, now: u64, exchange_ms: Option<u64>) {
+        if self.copy_due_at(exchange_ms).is_some_and(|due_at| due_at <= now) {
+            self.awaited = None;
+            self.push(true);
+        }
     }
 
     pub(super) fn is_lagging(&self) -> bool {
@@ -65,6 +118,11 @@ impl Lags {
     pub(super) fn limit_ms(&self, exchange_ms: Option<u64>) -> u64 {
         limit_ms(exchange_ms.unwrap_or(self.hello_ms.min(LAG_ALLOWANCE_MAX_MS)))
     }
+}
+
+/// How much later than a poll's copy of a command a stream's may be.
+pub(super) fn copy_limit_ms(exchange_ms: Option<u64>) -> u64 {
+    COPY_LAG_MS + exchange_ms.unwrap_or_default().min(LAG_ALLOWANCE_MAX_MS)
 }
 
 /// The greatest lag that is not late, where an exchange of request and answer takes this long. A stream fails when

@@ -47,7 +47,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pac {
     file: Arc<str>,
     script: Arc<str>,
@@ -59,7 +59,7 @@ impl Pac {
     /// # Errors
     /// When it cannot be evaluated, or defines no `FindProxyForURL`.
     pub async fn parse(script: &str) -> Result<Self, PacError> {
-        Self::of("given as text", script).await
+        Self::of("given as text", script)?.checked().await
     }
 
     /// Reads the file, without a proxy, and trusting the certificates that this machine does: within 5 s.
@@ -83,12 +83,23 @@ impl Pac {
         location: &PacLocation,
         transport: &dyn Transport,
     ) -> Result<Self, PacError> {
-        let file = location.to_string();
-        let script = location.read(transport).await.map_err(|fault| fault.of(&file))?;
-        Self::of(&file, &script).await
+        Self::read_by(location, transport).await?.checked().await
     }
 
-    async fn of(file: &str, script: &str) -> Result<Self, PacError> {
+    /// As [`Pac::fetch_by`], without the evaluation that shows whether it defines its function.
+    ///
+    /// # Errors
+    /// When it cannot be read, is longer than 1 MiB, or is a web page.
+    pub(crate) async fn read_by(
+        location: &PacLocation,
+        transport: &dyn Transport,
+    ) -> Result<Self, PacError> {
+        let file = location.to_string();
+        let script = location.read(transport).await.map_err(|fault| fault.of(&file))?;
+        Self::of(&file, &script)
+    }
+
+    fn of(file: &str, script: &str) -> Result<Self, PacError> {
         let pac = Self { file: file.into(), script: script.into() };
         if script.len() > PAC_BYTES_MAX {
             return Err(PacFault::TooLong.of(file));
@@ -96,8 +107,12 @@ impl Pac {
         if is_web_page(script) {
             return Err(PacFault::WebPage.of(file));
         }
-        pac.evaluate(|script| engine::check(script, engine::Limits::default())).await?;
         Ok(pac)
+    }
+
+    async fn checked(self) -> Result<Self, PacError> {
+        self.evaluate(|script| engine::check(script, engine::Limits::default())).await?;
+        Ok(self)
     }
 
     /// Where the file is, without a password.
@@ -128,6 +143,21 @@ impl Pac {
             engine::find_proxy(script, engine::Limits::default(), &url, &host)
         })
         .await
+    }
+
+    /// The answers for several URLs by one evaluation, which has the 10 s for all of them.
+    ///
+    /// # Errors
+    /// When the script fails, or takes too long, before it comes to the URLs.
+    pub(crate) async fn answers_for(
+        &self,
+        urls: &[Address],
+    ) -> Result<Vec<Result<PacAnswer, PacError>>, PacError> {
+        let urls: Vec<_> = urls.iter().map(shown_to_script).collect();
+        let find =
+            move |script: &str| engine::find_proxies(script, engine::Limits::default(), &urls);
+        let answers = self.evaluate(find).await?.into_iter();
+        Ok(answers.map(|answer| answer.map_err(|fault| fault.of(&self.file))).collect())
     }
 
     async fn evaluate<T: Send + 'static>(

@@ -164,7 +164,7 @@ impl Path {
         if poller.doubt.take().is_none() {
             poller.timeouts = 0;
         }
-        poller.failures = 0;
+        (poller.failures, self.silent_since) = (0, None);
         let is_early = wait_s > 0 && !is_news && took_ms < wait_s * 1000 / 2;
         poller.early_answers = if is_early { poller.early_answers.saturating_add(1) } else { 0 };
         poller.next_at = now
@@ -185,6 +185,9 @@ impl Path {
     pub fn handle_poll_failure(&mut self, now: u64, failure: PollFailure) {
         let Some(InFlight { sent, wait_s }) = self.poller.in_flight.take() else { return };
         let PollFailure { kind, pause_ms, why } = failure;
+        if let Some(since) = self.silent_since {
+            self.streamer.note_silence(now.saturating_sub(since));
+        }
         let poller = &mut self.poller;
         poller.why = Some(why);
         poller.failures = poller.failures.saturating_add(1);

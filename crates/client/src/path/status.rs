@@ -42,14 +42,26 @@ pub struct PathStatus {
     pub why: Option<String>,
     /// Until when the stream rests, in the milliseconds of the path's clock.
     pub rests_until_ms: Option<u64>,
+    /// Since when nothing has arrived, in the milliseconds of the path's clock: the stream was silent for too long or broke, and
+    /// no other way has brought anything since. Whether the carrier works is not known then.
+    pub silent_since_ms: Option<u64>,
 }
+
+/// What the next run does by a [`Verdict`]: where the stream begins, and how long polls are held and the heartbeat is, in seconds.
+pub(super) type Hints = (Rung, u64, Option<u64>);
 
 impl PathStatus {
     pub(super) fn new(now: u64) -> Self {
-        Self { carrier: None, since_ms: now, why: None, rests_until_ms: None }
+        Self {
+            carrier: None,
+            since_ms: now,
+            why: None,
+            rests_until_ms: None,
+            silent_since_ms: None,
+        }
     }
 
-    /// Whether the carrier or the reason is another one than before.
+    /// Whether the carrier or the reason is another one than before, or the stream begins to rest.
     pub(super) fn update(
         &mut self,
         now: u64,
@@ -57,7 +69,8 @@ impl PathStatus {
         why: Option<String>,
         rests_until_ms: Option<u64>,
     ) -> bool {
-        let changed = (self.carrier, &self.why) != (carrier, &why);
+        let begins_to_rest = rests_until_ms.is_some() && self.rests_until_ms != rests_until_ms;
+        let changed = begins_to_rest || (self.carrier, &self.why) != (carrier, &why);
         if self.carrier != carrier {
             self.since_ms = now;
         }

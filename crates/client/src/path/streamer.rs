@@ -1,12 +1,15 @@
 //! The stream: one at a time, its proof, its end, and when the next is opened.
 
+use bellwire_proto::CommandId;
+use bellwire_proto::limits::HEARTBEAT_S;
 use bellwire_proto::stream::ByeReason;
 use serde::{Deserialize, Serialize};
 
 use super::deadlines::{
     BACKOFF_BASE_MS, BYE_END_MS, BYE_PAUSE_MAX_MS, COMPAT_MS, CONFIRM_MS, CONFIRM_RETRY_MS,
     DEAD_TENTHS, HEAD_MS, HEARTBEAT_S_MIN, HELLO_MS, PING_MS, PROBES_MIN, PROBES_MS, REOPEN_MAX_MS,
-    REST_MAX_MS, REST_MS, SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX, SUSPECT_TENTHS,
+    REST_MAX_MS, REST_MS, SHORT_HEARTBEAT_MS, SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX,
+    SUSPECT_TENTHS,
 };
 use super::lag::Lags;
 use super::random::Random;
@@ -19,6 +22,8 @@ mod end;
 pub(super) struct Streamer {
     state: StreamState,
     rung: Rung,
+    /// What carried last, or [`Rung::Rest`] if nothing did: the next run begins there.
+    settled: Rung,
     /// Since when the rung is [`Rung::Compat`].
     compat_since: u64,
     /// The next rest, before it is spread.
@@ -27,6 +32,8 @@ pub(super) struct Streamer {
     short_streams: u32,
     /// The heartbeat that this network needs, in seconds.
     negotiated_s: Option<u64>,
+    /// Since when.
+    negotiated_since: u64,
     /// Pings in a row that failed.
     failed_pings: u32,
     /// Why the last one failed; why the plain one did.
@@ -62,6 +69,8 @@ pub(super) struct Live {
     lags: Lags,
     /// Heartbeats on time.
     on_time: u32,
+    /// When the last of them arrived.
+    on_time_at: u64,
     /// When the last byte came.
     last: u64,
     is_good: bool,
@@ -87,10 +96,11 @@ struct Farewell {
 }
 
 /// How a stream is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rung {
     /// As it is.
+    #[default]
     Plain,
     /// With a comment after each write.
     Compat,
@@ -140,10 +150,15 @@ impl Streamer {
         let mut streamer = Self {
             state: StreamState::Due,
             rung: Rung::Plain,
+            settled: verdict.map_or(Rung::Plain, |verdict| verdict.rung),
             compat_since: now,
             rest_ms: REST_MS,
             short_streams: 0,
-            negotiated_s: verdict.and_then(|verdict| verdict.heartbeat_s),
+            // A file may say anything.
+            negotiated_s: verdict
+                .and_then(|verdict| verdict.heartbeat_s)
+                .map(|needed_s| needed_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.default)),
+            negotiated_since: now,
             failed_pings: 0,
             why: verdict.and_then(|verdict| verdict.why.clone()),
             why_compat: verdict.and_then(|verdict| verdict.why.clone()),
@@ -169,6 +184,18 @@ impl Streamer {
     fn is_open(&self) -> bool {
         use StreamState::{Headed, Live, Opening};
         matches!(self.state, Opening { .. } | Headed { .. } | Live(_))
+    }
+
+    /// Whether nothing has arrived for so long that it may be dead.
+    pub(super) fn is_suspect(&self) -> bool {
+        matches!(&self.state, StreamState::Live(live) if live.is_suspect)
+    }
+
+    /// Nothing arrives on any way: the reason for the better way's absence.
+    pub(super) fn note_silence(&mut self, silent_ms: u64) {
+        if self.is_suspect() {
+            self.why = Some(format!("nothing received for {} s", silent_ms / 1000));
+        }
     }
 
     /// Whether its hello has arrived, and no `bye`.
@@ -209,8 +236,22 @@ impl Streamer {
         }
     }
 
+    /// Not that of a stream which is being tried: a run that ended meanwhile would make the next one try everything again.
     pub(super) fn verdict(&self) -> Rung {
-        if self.rest_until().is_some() { Rung::Rest } else { self.rung }
+        self.settled
+    }
+
+    /// Notes what is known once a stream carries: what was wrong before is over, but for what the comments are for.
+    pub(super) fn settle(&mut self) {
+        if self.carries() {
+            self.settled = self.rung;
+            if self.rung == Rung::Plain {
+                self.why_compat = None;
+            }
+            if self.why != self.why_compat {
+                self.why.clone_from(&self.why_compat);
+            }
+        }
     }
 
     pub(super) fn negotiated_s(&self) -> Option<u64> {
@@ -239,6 +280,9 @@ impl Path {
         if streamer.rung == Rung::Compat && now.saturating_sub(streamer.compat_since) >= COMPAT_MS {
             streamer.rung = Rung::Plain;
         }
+        if now.saturating_sub(streamer.negotiated_since) >= SHORT_HEARTBEAT_MS {
+            streamer.negotiated_s = None;
+        }
         streamer.state = StreamState::Opening { sent: now };
         let compat = streamer.rung == Rung::Compat;
         let wanted = self.settings.heartbeat_s;
@@ -251,6 +295,7 @@ impl Path {
 
     /// The head of the stream has arrived. `sent` is when its request was given to a connection: what came before is no lag.
     pub fn handle_stream_head(&mut self, now: u64, sent: u64) {
+        self.silent_since = None;
         if let StreamState::Opening { .. } = self.streamer.state {
             self.streamer.state = StreamState::Headed { sent, head: now };
         }
@@ -264,6 +309,7 @@ impl Path {
         else {
             return;
         };
+        self.silent_since = None;
         let mut lags = Lags::default();
         lags.hello(
             now.saturating_sub(sent).saturating_sub(times.up_ms),
@@ -277,6 +323,7 @@ impl Path {
             session: times.session,
             lags,
             on_time: 0,
+            on_time_at: now,
             last: now,
             is_good: false,
             confirmation: Confirmation::DueAt(now),
@@ -294,8 +341,34 @@ impl Path {
             live.last = now;
             live.is_suspect = false;
         }
+        self.silent_since = None;
         self.check_stream(now);
         self.advance(now);
+    }
+
+    /// A poll has brought a command that is new: a stream that passes each write on brings it too, at this moment.
+    pub(super) fn await_copy(&mut self, now: u64, copy: (CommandId, u32)) {
+        if let StreamState::Live(live) = &mut self.streamer.state
+            && !live.is_suspect
+        {
+            live.lags.await_copy(now, copy);
+        }
+    }
+
+    /// The stream has brought a command.
+    pub(super) fn note_copy(&mut self, now: u64, copy: (CommandId, u32)) {
+        let exchange_ms = self.exchanges.median_ms();
+        if let StreamState::Live(live) = &mut self.streamer.state {
+            live.lags.check_copy(now, exchange_ms);
+            live.lags.note_copy(copy);
+        }
+    }
+
+    /// Nothing was read for a while, so that what is read now says nothing of when it arrived.
+    pub fn excuse_stream(&mut self) {
+        if let StreamState::Live(live) = &mut self.streamer.state {
+            live.lags.excuse_copy();
+        }
     }
 
     /// A heartbeat has arrived. `time_ms` is the hub's clock in it.
@@ -305,7 +378,7 @@ impl Path {
             let up_ms = i128::from(time_ms) - live.zero_ms;
             let lag_ms = i128::from(now.saturating_sub(live.sent)) - up_ms;
             if live.lags.note(u64::try_from(lag_ms.max(0)).unwrap_or(u64::MAX), exchange_ms) {
-                live.on_time = live.on_time.saturating_add(1);
+                (live.on_time, live.on_time_at) = (live.on_time.saturating_add(1), now);
             } else {
                 live.on_time = 0;
             }
@@ -329,6 +402,7 @@ impl Path {
     /// The hub has answered a ping, which took this long.
     pub fn handle_pong(&mut self, now: u64, exchange_ms: u64) {
         self.exchanges.note(exchange_ms);
+        self.silent_since = None;
         if matches!(self.streamer.state, StreamState::Checking) {
             self.streamer.failed_pings = 0;
             match self.streamer.rung {

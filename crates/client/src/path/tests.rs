@@ -75,6 +75,12 @@ fn scenes() -> Vec<Scene> {
             90_000,
             150,
         ),
+        streams(
+            "a proxy that is frozen for 10 min",
+            M::Frozen { from: HOUR, to: HOUR + 10 * MINUTE },
+            90_000,
+            150,
+        ),
     ]
 }
 
@@ -100,6 +106,27 @@ fn every_command_arrives_once_in_the_first_half_of_worlds() {
 #[test]
 fn every_command_arrives_once_in_the_second_half_of_worlds() {
     check(1);
+}
+
+/// What was written right after a probe pushed it through a middlebox that is one write behind, which then held a command back
+/// for as long as nothing else was written.
+#[test]
+fn busy_devices_find_out_too_whether_a_stream_passes_each_write_on() {
+    let pass =
+        |latency_ms| (Middlebox::Pass { latency_ms }, 3 * latency_ms + 2_000, Carrier::Stream);
+    for (middlebox, arrives_ms, carrier) in
+        [(Middlebox::OneBehind, 3_000, Carrier::CompatStream), pass(20), pass(150), pass(800)]
+    {
+        for (seed, pause_max_ms) in
+            (0..SEEDS).zip([800, 1_000, 1_500, 2_000, 4_000].into_iter().cycle())
+        {
+            let report = World::run_with(seed, &middlebox, None, pause_max_ms, 15 * MINUTE);
+            let judged = report.and_then(|report| report.judge(arrives_ms, 100, Some(carrier)));
+            judged.unwrap_or_else(|fault| {
+                panic!("{middlebox:?}, seed {seed}, {pause_max_ms} ms: {fault}")
+            });
+        }
+    }
 }
 
 /// A network that becomes another one every ten minutes, with and without notice.

@@ -21,7 +21,7 @@ use crate::address::Address;
 
 mod proof;
 
-pub(super) use proof::NotTheHub;
+pub(super) use proof::{NoHubBehind, NotTheHub};
 
 /// The pause before better bases are tried again, doubling up to a day, plus up to a quarter: as long as a stream rests.
 const REST: Duration = Duration::from_secs(300);
@@ -32,7 +32,7 @@ const REST_MAX: Duration = Duration::from_secs(86_400);
 pub struct Base {
     /// The hub.
     pub hub: Address,
-    /// The proxy, for people: its URL without credentials, `environment` or `none`.
+    /// The proxy, for people: its URL without credentials, or `none`.
     pub proxy: String,
     /// What the requests go through.
     pub transport: Arc<dyn Transport>,
@@ -43,6 +43,15 @@ pub trait BaseSource: Send + Sync + 'static {
     /// The bases now, in order. Called at the start, after a change of the network, and after a base failed. Without any, the
     /// error says why.
     fn bases(&self) -> BoxFuture<'static, Result<Vec<Base>, TransportError>>;
+
+    /// Whether the bases are known to be others than those that it listed last. Then they are asked for again, while the one in
+    /// use goes on.
+    fn is_stale(&self) -> bool {
+        false
+    }
+
+    /// The network is another one than before.
+    fn network_changed(&self) {}
 }
 
 /// Which base is in use.
@@ -154,6 +163,7 @@ impl Transport for BaseTransport {
 
     fn network_changed(&self) {
         let has_choice = self.0.has_choice();
+        self.0.source.iter().for_each(|source| source.network_changed());
         let mut state = self.0.state();
         if has_choice {
             (state.current, state.proof) = (None, None);
@@ -171,6 +181,20 @@ impl Transport for BaseTransport {
         let (hub, proxy) = base.names();
         let why = state.why.clone().filter(|_| index > 0);
         Some(BaseStatus { index, hub, proxy, why, generation: state.generation })
+    }
+
+    fn may_use(&self, hub: &str, proxy: &str) -> bool {
+        // What a source will list is not known.
+        self.0.source.is_some()
+            || self.0.state().bases.iter().any(|base| base.names() == (hub.into(), proxy.into()))
+    }
+
+    fn proxy(&self, _uri: &Uri) -> Option<String> {
+        let state = self.0.state();
+        let last = state.last.clone()?;
+        let base = state.bases.iter().find(|base| base.names() == last)?.clone();
+        drop(state);
+        base.transport.proxy(&base.hub.url.as_str().parse().ok()?)
     }
 }
 
@@ -234,10 +258,14 @@ impl Inner {
     /// The base in use, proven if need be.
     async fn in_use(self: Arc<Self>) -> Result<Chosen, TransportError> {
         let proof = {
+            let is_stale = self.source.as_ref().is_some_and(|source| source.is_stale());
             let mut state = self.state();
             if let Some(index) = state.current
                 && let Some(base) = state.bases.get(index).cloned()
             {
+                if is_stale && state.proof.is_none() {
+                    drop(self.start_proof(&mut state));
+                }
                 drop(state);
                 if index > 0 {
                     self.try_better();
@@ -246,16 +274,18 @@ impl Inner {
             }
             match &state.proof {
                 Some(proof) => proof.clone(),
-                None => {
-                    let proof = Arc::clone(&self).prove_all(state.network).boxed().shared();
-                    state.proof = Some(proof.clone());
-                    // It goes on when the request that asked for it is given up.
-                    drop(tokio::spawn(proof.clone()));
-                    proof
-                }
+                None => self.start_proof(&mut state),
             }
         };
         proof.await
+    }
+
+    fn start_proof(self: &Arc<Self>, state: &mut State) -> Proof {
+        let proof = Arc::clone(self).prove_all(state.network).boxed().shared();
+        state.proof = Some(proof.clone());
+        // It goes on when the request that asked for it is given up.
+        drop(tokio::spawn(proof.clone()));
+        proof
     }
 
     /// Finds the best base that answers, and uses it unless the network has changed meanwhile.

@@ -66,7 +66,7 @@ pub(super) enum Phase {
 /// Connecting took longer than its limit.
 #[derive(Debug, thiserror::Error)]
 #[error("{phase} was not complete after {} s", .within.as_secs_f32())]
-struct TooSlow {
+pub(super) struct TooSlow {
     phase: &'static str,
     within: Duration,
 }

@@ -18,8 +18,9 @@ use super::settings::Cause;
 
 /// Between the beginnings of two attempts: RFC 8305, section 8, "Connection Attempt Delay".
 const ATTEMPT_EVERY: Duration = Duration::from_millis(250);
-/// How long one attempt may take: our choice. A SYN is sent again after 1 s and 3 s.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one attempt may take: our choice. A SYN is sent again after 1 s and 3 s. With three attempts before it, it ends within the
+/// 5 s of a poll that is not held and of a proof, so that their errors have its reason.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Addresses of a name that are tried: our choice.
 const ADDRESSES_MAX: usize = 16;
 /// Failed addresses that an error names.
@@ -35,6 +36,14 @@ const UNCONFIRMED_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Unreachable {
     failures: Vec<(SocketAddr, io::Error)>,
+}
+
+impl Unreachable {
+    /// Whether an address was reached, and refuses the connection.
+    pub(super) fn is_refused(&self) -> bool {
+        let refused = io::ErrorKind::ConnectionRefused;
+        self.failures.iter().any(|(_, error)| error.kind() == refused)
+    }
 }
 
 impl StdError for Unreachable {

@@ -178,6 +178,10 @@ impl Transport for HttpTransport {
         })
     }
 
+    fn proxy(&self, uri: &Uri) -> Option<String> {
+        Some(self.0.connector.proxy(uri)?.url.clone())
+    }
+
     fn network_changed(&self) {
         // Idle connections may be dead, and no request would notice before its timeout. Those in use go on.
         let inner = &self.0;

@@ -83,15 +83,16 @@ impl ProxyRefusal {
                 "set user and password in the proxy's URL: {setting} (a domain's user is DOMAIN%5Cuser)"
             ),
             Some(DenialReason::Refused) => {
-                format!("check user and password in the proxy's URL: {setting}")
+                format!(
+                    "check user and password in the proxy's URL: {setting} (a domain's user is DOMAIN%5Cuser)"
+                )
             }
             Some(DenialReason::NoScheme) => format!(
                 "run a helper on this machine that speaks it, such as cntlm or px, and set {} to that",
                 self.set_by
             ),
             None if self.is_unavailable() => {
-                "the proxy does not reach the server: check the URL, or ask who runs the proxy"
-                    .to_owned()
+                "is the server running? Else check the URL, or ask who runs the proxy".to_owned()
             }
             None => "ask who runs the proxy to allow this server".to_owned(),
         }
@@ -187,7 +188,7 @@ mod tests {
                 "HTTPS_PROXY",
                 DenialReason::Refused,
                 "to the user and password in its URL",
-                "check user and password",
+                "check user and password in the proxy's URL: HTTPS_PROXY=http://user:password@proxy.test:3128 (a domain's user is DOMAIN%5Cuser)",
             ),
             ("the setting proxy", DenialReason::NoScheme, "offers", "cntlm or px"),
         ] {

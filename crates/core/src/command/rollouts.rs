@@ -1,5 +1,6 @@
 //! The rollouts among the commands to many: which of their targets may get their delivery, and what has been decided.
 
+use bellwire_proto::limits::ROLLOUTS_MAX;
 use bellwire_proto::{DeliveryState, Seq};
 
 use super::cancellation::Cancel;
@@ -31,12 +32,19 @@ impl Job {
         self.rollout.is_none()
     }
 
-    fn is_rolling_out(&self) -> bool {
+    pub(super) fn is_rolling_out(&self) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| !rollout.state().is_ended())
     }
 }
 
 impl Commands {
+    /// Whether no more rollouts may begin, with those whose targets are being looked for.
+    pub(crate) fn rollouts_are_full(&self) -> bool {
+        let jobs = self.jobs.values().filter(|job| job.is_rolling_out()).count();
+        let sends = self.selections.values().map(|selection| &selection.send.1);
+        jobs + sends.filter(|send| send.rollout.is_some()).count() >= ROLLOUTS_MAX
+    }
+
     pub(crate) fn rollout(&self, command: Seq) -> Option<&Rollout> {
         self.jobs.get(&command)?.rollout.as_ref()
     }
@@ -84,25 +92,30 @@ impl Commands {
         &mut self,
         command: Seq,
         op: RolloutOp,
+        now: Instant,
     ) -> Option<(RolloutRecord, bool)> {
         let rollout = self.jobs.get_mut(&command)?.rollout.as_mut()?;
         let mut cancel = false;
         match op {
-            RolloutOp::Pause => drop(rollout.pause(true)),
-            RolloutOp::Resume => drop(rollout.pause(false)),
+            RolloutOp::Pause => rollout.pause(true),
+            RolloutOp::Resume => rollout.pause(false),
             RolloutOp::Abort => {
                 cancel = rollout.record().plan.abort.as_ref().is_some_and(|rule| rule.cancel);
-                rollout.abort("an operator aborted it".to_owned());
+                rollout.abort("an operator aborted it".to_owned(), now);
             }
         }
         Some((rollout.record().clone(), cancel))
     }
 
     /// A command that is rolled out is being cancelled as a whole: its row, if that ends the rollout.
-    pub(crate) fn end_rollout_by_cancel(&mut self, command: Seq) -> Option<RolloutRecord> {
+    pub(crate) fn end_rollout_by_cancel(
+        &mut self,
+        command: Seq,
+        now: Instant,
+    ) -> Option<RolloutRecord> {
         let job = self.jobs.get_mut(&command).filter(|job| job.is_rolling_out())?;
         let rollout = job.rollout.as_mut()?;
-        rollout.abort("the command was cancelled".to_owned());
+        rollout.abort("the command was cancelled".to_owned(), now);
         Some(rollout.record().clone())
     }
 

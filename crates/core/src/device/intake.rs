@@ -46,6 +46,7 @@ impl Device {
             return txn.refuse(request, problem);
         }
         let head = store_command(send, 1, random, txn);
+        txn.audit_command(request, head.id);
         let (id, seq) = (head.id, head.seq);
         let record = DeliveryRecord::new(head, self.id.clone(), txn.now);
         let mut live = Live::new(record, Some(send.data.clone()));
@@ -80,9 +81,7 @@ impl Device {
         if !self.known && !txn.ctx.creates_on_sight() {
             return Err(unknown_device(&self.id));
         }
-        if txn.ctx.draining {
-            return Err(Problem::draining());
-        }
+        txn.ctx.may_store()?;
         let only_if_online = send.ttl.is_some_and(|ttl| ttl.get() == 0);
         if only_if_online && !self.presence(txn.now).online() {
             let detail =

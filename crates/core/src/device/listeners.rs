@@ -19,7 +19,7 @@ use crate::context::unknown_device;
 use crate::delivery::Carriers;
 use crate::device::Device;
 use crate::ids::{RequestId, SessionId};
-use crate::io::{Answer, Frame, Listen, NotifyOn, Output};
+use crate::io::{Answer, Frame, Listen, NotifyOn, Output, TokenUse};
 use crate::record::DeliveryRecord;
 use crate::time::{Instant, Now};
 use crate::txn::TxnBuilder;
@@ -248,7 +248,9 @@ impl Device {
         if !txn.ctx.sessions.contains_key(&session) {
             return; // It closed while the device was being loaded.
         }
-        let known = self.may_listen(txn).and_then(|()| {
+        let may = self.may_listen(txn);
+        let may = may.and_then(|()| self.may_have_a_stream_more(listen.token, txn));
+        let known = may.and_then(|()| {
             self.contacts.seen(txn.now.wall);
             self.contacts.set_peer(listen.peer);
             self.ensure_known(txn)
@@ -295,6 +297,31 @@ impl Device {
             return Err(Problem::draining());
         }
         Ok(())
+    }
+
+    /// Those of this token are counted with the new one, and without those that it replaces.
+    fn may_have_a_stream_more(
+        &self,
+        token: Option<TokenUse>,
+        txn: &TxnBuilder<'_>,
+    ) -> Result<(), Problem> {
+        let Some((token, most)) = token.zip(txn.ctx.config.streams_per_token) else {
+            return Ok(());
+        };
+        let mut streams = txn.ctx.grants.streams(token.id);
+        let open = [&self.listeners.stream, &self.listeners.unconfirmed];
+        for open in open.into_iter().flatten() {
+            let session = txn.ctx.sessions.get(&open.session);
+            streams -= u64::from(session.is_some_and(|session| session.token == Some(token.id)));
+        }
+        if streams <= most {
+            return Ok(());
+        }
+        let detail = format!(
+            "this token has {most} streams, which is streams_per_token of the hub; close one, or give each device a token \
+             of its own"
+        );
+        Err(Problem::new(Code::RateLimited, detail))
     }
 
     /// Brings a new stream up to date: queues again what was sent and may be lost, repeats the

@@ -60,6 +60,11 @@ impl Device {
             return;
         }
         self.contacts.online_since = online.then_some(txn.now.wall);
+        if online {
+            txn.ctx.online.insert(self.id.clone());
+        } else {
+            txn.ctx.online.remove(&self.id);
+        }
         if !self.known {
             return;
         }

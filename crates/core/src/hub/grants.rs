@@ -71,6 +71,16 @@ impl Hub {
         }
     }
 
+    /// A credential that the core does not store has ended, of which streams may be open under this id: they end, and polls that
+    /// wait do.
+    pub fn handle_credential_ended(&mut self, id: TokenId, now: Now) {
+        if !self.failed {
+            self.ctx.outputs.push_back(Output::Access(AccessChange::Token(id)));
+            self.end_revoked(Revoked::Token(id, None), now);
+            self.finish_call(now);
+        }
+    }
+
     /// Whether everyone may do everything: there is no `admin` token.
     pub fn is_open(&self) -> bool {
         self.ctx.grants.is_open()
@@ -160,7 +170,7 @@ impl Hub {
         found: Option<Box<TokenRecord>>,
         now: Now,
     ) {
-        let works = found.filter(|record| !record.is_expired(now.wall));
+        let works = found.filter(|record| !record.is_expired(self.ctx.grants.passes(now)));
         let join = works.as_ref().and_then(|record| record.role.join());
         let Some(join) = join.filter(|join| join.uses_left != Some(0)) else {
             return self.ctx.refuse(request, unauthenticated());
@@ -212,7 +222,8 @@ impl Hub {
 
     /// Ends the streams of tokens that have expired.
     pub(super) fn end_expired(&mut self, now: Now) {
-        while let Some(token) = self.ctx.grants.pop_expired(now.wall) {
+        let time = self.ctx.grants.passes(now);
+        while let Some(token) = self.ctx.grants.pop_expired(time) {
             self.end_sessions_of(token, now);
         }
     }

@@ -64,8 +64,8 @@ impl Hub {
         devices: Vec<DeviceId>,
         now: Now,
     ) {
-        if self.ctx.draining {
-            return self.refuse_send(request, &send, Problem::draining());
+        if let Err(refusal) = self.ctx.may_store() {
+            return self.refuse_send(request, &send, refusal);
         }
         if send.rollout.is_some() {
             let query = TargetQuery { named: Some(devices), ..TargetQuery::default() };
@@ -84,6 +84,7 @@ impl Hub {
             .collect();
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         let head = store_command(&send, total, random, &mut txn);
+        txn.audit_command(request, head.id);
         let (id, online_only) = (txn.id(), is_online_only(&send));
         let ranges = chunks.iter().filter_map(TargetChunk::range);
         txn.ctx.commands.expand(head.clone(), online_only, ranges, None, id);
@@ -137,6 +138,7 @@ impl Hub {
         let (head, data, rule) = match step.kind {
             StepKind::Store { request, send, random } => {
                 let head = store_command(&send, step.devices.len() as u64, random, &mut txn);
+                txn.audit_command(request, head.id);
                 put_key(&send, &head, &mut txn);
                 txn.reply(request, Answer::Command(head.id));
                 let online_only = is_online_only(&send);
@@ -308,9 +310,10 @@ impl Hub {
         let (id, at_end) = (txn.id(), answered_at_end.then_some(request));
         let force = txn.ctx.commands.cancel(head, found.online_only, force, at_end, id);
         txn.change(Change::PutCancel(head.seq, force));
-        if let Some(record) = txn.ctx.commands.end_rollout_by_cancel(head.seq) {
+        if let Some(record) = txn.ctx.commands.end_rollout_by_cancel(head.seq, now.instant) {
             txn.change(Change::PutRollout(head.seq, Box::new(record)));
         }
+        txn.audit(request);
         if !answered_at_end {
             txn.reply(request, Answer::Cancelled);
         }

@@ -254,6 +254,7 @@ impl Hub {
     pub(super) fn abandon_devices(&mut self, now: Now) {
         // In the order of names, so that a seed decides the whole run.
         let mut devices: Vec<_> = self.devices.drain().collect();
+        self.ctx.online.clear();
         devices.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         for (_, device) in devices {
             let (ops, lookups, removal) = device.abandon();

@@ -65,7 +65,7 @@ impl Hub {
         }
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         let id = txn.id();
-        if let Some((record, cancel)) = txn.ctx.commands.change_rollout(seq, op) {
+        if let Some((record, cancel)) = txn.ctx.commands.change_rollout(seq, op, now.instant) {
             txn.change(Change::PutRollout(seq, Box::new(record)));
             if cancel {
                 let force = txn.ctx.commands.cancel_aborted(seq, id);

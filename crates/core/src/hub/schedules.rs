@@ -6,18 +6,31 @@
 //! command, where that matters; the command, stored in one transaction with the row.
 
 use bellwire_proto::{
-    Code, Role, ScheduleId, ScheduleTarget, Seconds, Selector, Timestamp, TokenId,
+    Actor, AuditObject, Code, Overlap, Problem, Role, RoleName, ScheduleId, ScheduleTarget,
+    Seconds, Selector, Timestamp, TokenId,
 };
-use bellwire_proto::{Overlap, Problem};
 
 use super::{CommandOp, Hub};
 use crate::grant::GrantOp;
 use crate::ids::RequestId;
 use crate::io::{Answer, Output, ScheduleOp, Send, Target};
-use crate::record::{Change, IdempotencyKey, ScheduleRecord, TargetQuery, TokenRecord};
+use crate::record::{
+    AuditRecord, Change, IdempotencyKey, ScheduleRecord, TargetQuery, TokenRecord,
+};
 use crate::schedule::Decided;
 use crate::time::Now;
 use crate::txn::TxnBuilder;
+
+/// What a run may do: a role, and for an operator the devices.
+#[derive(Debug)]
+pub(super) struct OnBehalf {
+    role: RoleName,
+    scope: Option<Selector>,
+}
+
+impl OnBehalf {
+    const ADMIN: Self = Self { role: RoleName::Admin, scope: None };
+}
 
 impl Hub {
     /// Makes, changes, pauses or deletes a schedule. Replies [`Answer::Done`].
@@ -77,7 +90,7 @@ impl Hub {
         };
         match record.created_by {
             Some(token) => self.at_token(token, GrantOp::Run { request }, now),
-            None if self.ctx.grants.is_open() => self.run_within(request, None, now),
+            None if self.ctx.grants.is_open() => self.run_within(request, OnBehalf::ADMIN, now),
             None => self.end_suspended(request, now),
         }
     }
@@ -92,11 +105,13 @@ impl Hub {
         let Some((record, _)) = self.ctx.schedules.of_run(request) else {
             return self.end_run(request);
         };
-        let works = found.filter(|token| !token.is_expired(now.wall));
+        let time = self.ctx.grants.passes(now);
+        let works = found.filter(|token| !token.is_expired(time));
         match works.map(|token| token.role) {
-            Some(Role::Admin) => self.run_within(request, None, now),
+            Some(Role::Admin) => self.run_within(request, OnBehalf::ADMIN, now),
             Some(Role::Operator(scope)) if scope.allows(&record.plan.action) => {
-                self.run_within(request, scope.select, now);
+                let within = OnBehalf { role: RoleName::Operator, scope: scope.select };
+                self.run_within(request, within, now);
             }
             Some(Role::Operator(_)) => self.skip_run(request, Code::Forbidden.as_str(), now),
             _ => self.end_suspended(request, now),
@@ -104,40 +119,43 @@ impl Hub {
     }
 
     /// A run on these devices: may it, while the last has not ended?
-    fn run_within(&mut self, request: RequestId, scope: Option<Selector>, now: Now) {
+    fn run_within(&mut self, request: RequestId, within: OnBehalf, now: Now) {
         let Some((record, _)) = self.ctx.schedules.of_run(request) else {
             return self.end_run(request);
         };
         match record.last.filter(|_| record.plan.overlap == Overlap::Skip) {
             Some((_, command)) => {
-                self.run_scopes.insert(request, scope);
+                self.run_scopes.insert(request, within);
                 self.at_command(request, command, CommandOp::LookForEnd);
             }
-            None => self.send_run(request, scope, now),
+            None => self.send_run(request, within, now),
         }
     }
 
     /// It was looked up whether the command of the last run has ended.
     pub(super) fn run_after_last(&mut self, request: RequestId, ended: bool, now: Now) {
-        let scope = self.run_scopes.remove(&request).flatten();
-        if ended {
-            return self.send_run(request, scope, now);
+        match self.run_scopes.remove(&request) {
+            Some(within) if ended => self.send_run(request, within, now),
+            Some(_) => self.skip_run(request, "overlap", now),
+            None => self.end_run(request),
         }
-        self.skip_run(request, "overlap", now);
     }
 
-    fn send_run(&mut self, request: RequestId, scope: Option<Selector>, now: Now) {
+    fn send_run(&mut self, request: RequestId, within: OnBehalf, now: Now) {
         let Some((record, at)) = self.ctx.schedules.of_run(request) else {
             return self.end_run(request);
         };
-        let send = Box::new(send_of(record, at, scope));
+        let send = Box::new(send_of(record, at, within.scope));
         let random = random_of(record.id, at);
+        let entry = entry_of(record, within.role, now.wall);
+        self.ctx.audits.put(request, Box::new(entry));
         self.send_by_key((request, send, random), now);
     }
 
     /// The send of a run is answered, after its command is on disk; or refused.
     pub(super) fn run_answered(&mut self, request: RequestId, answer: Answer) {
         self.run_scopes.remove(&request);
+        self.ctx.audits.take(request);
         let Some(now) = self.now.filter(|_| !self.failed) else { return };
         let command = match answer {
             Answer::Command(command) => command,
@@ -159,7 +177,8 @@ impl Hub {
         match code {
             // It is in the row, and goes on with the next start.
             Code::Draining => self.end_run(request),
-            Code::RateLimited | Code::StoreUnavailable => {
+            // A device whose queue is full refuses no run: it is the store that has no space.
+            Code::QueueFull | Code::RateLimited | Code::StoreUnavailable => {
                 let calendar = self.ctx.config.calendar;
                 self.ctx.schedules.try_again(request, code, calendar, now.instant);
             }
@@ -234,6 +253,22 @@ fn send_of(record: &ScheduleRecord, at: Timestamp, scope: Option<Selector>) -> S
     send.idempotency = Some(key_of(record.id, at));
     send.run = Some((record.id, at));
     send
+}
+
+/// What the audit log says of a run: whose doing it was. There is no address: the hub itself sent it.
+fn entry_of(record: &ScheduleRecord, role: RoleName, now: Timestamp) -> AuditRecord {
+    let action = Some(record.plan.action.clone());
+    AuditRecord {
+        at: now,
+        actor: Actor { token: record.created_by.map(|id| id.to_string()), role: Some(role) },
+        address: None,
+        verb: "send",
+        object: AuditObject { action, ..AuditObject::schedule(record.id) },
+        status: 202,
+        code: None,
+        count: 1,
+        refusal: None,
+    }
 }
 
 /// The key of a run: one run, one command, even where the row has forgotten it. No caller has the name of a schedule.

@@ -1,7 +1,7 @@
 //! What is done for commands whose targets are found in the store: looked for, staged, stored. The state of it is in
 //! `command/selection.rs`.
 
-use bellwire_proto::limits::COMMAND_DEVICES_AT_ONCE;
+use bellwire_proto::limits::{COMMAND_DEVICES_AT_ONCE, ROLLOUTS_MAX};
 use bellwire_proto::{Code, Problem};
 
 use super::Hub;
@@ -20,11 +20,14 @@ impl Hub {
         let canary = send.1.rollout.as_ref().and_then(|plan| plan.canary.as_ref());
         // Whoever requested it has parsed it.
         query.canary = canary.and_then(|text| text.parse().ok());
-        if self.ctx.draining {
-            return self.refuse_send(send.0, &send.1, Problem::draining());
+        if let Err(refusal) = self.ctx.may_store() {
+            return self.refuse_send(send.0, &send.1, refusal);
         }
         if self.ctx.commands.is_full() {
             return self.refuse_send(send.0, &send.1, too_many());
+        }
+        if send.1.rollout.is_some() && self.ctx.commands.rollouts_are_full() {
+            return self.refuse_send(send.0, &send.1, too_many_rollouts());
         }
         self.ctx.commands.search(send, query);
     }
@@ -89,6 +92,7 @@ impl Hub {
         let (request, send, random) = selection.send;
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         let head = store_command(&send, 0, random, &mut txn);
+        txn.audit_command(request, head.id);
         put_key(&send, &head, &mut txn);
         txn.reply(request, Answer::Command(head.id));
         let outcome = txn.finish(&mut self.txns);
@@ -100,6 +104,7 @@ impl Hub {
 fn store_for_many(selection: Selection, txn: &mut TxnBuilder<'_>) {
     let (request, send, random) = selection.send;
     let head = store_command(&send, selection.staged, random, txn);
+    txn.audit_command(request, head.id);
     if let Some(stage) = selection.stage {
         txn.change(Change::AdoptTargets(stage, head.seq));
     }
@@ -114,6 +119,14 @@ fn store_for_many(selection: Selection, txn: &mut TxnBuilder<'_>) {
     txn.ctx.commands.expand(head.clone(), online_only, selection.chunks, rollout, id);
     put_key(&send, &head, txn);
     txn.reply(request, Answer::Command(head.id));
+}
+
+fn too_many_rollouts() -> Problem {
+    let detail = format!(
+        "{ROLLOUTS_MAX} rollouts are under way or paused, and no more may be; resume or abort one (bellwire resume, \
+         bellwire abort), and send again"
+    );
+    Problem::new(Code::RateLimited, detail)
 }
 
 /// Why what was found cannot be sent to.

@@ -77,6 +77,8 @@ impl Hub {
     /// Answers a send whose key was used before: for the command that was made then, if it is the
     /// same request.
     fn send_again(&mut self, (request, send, _): NewSend, made: &Made, now: Now) {
+        // It changes nothing.
+        self.ctx.audits.take(request);
         if send.idempotency.is_none_or(|(_, fingerprint)| fingerprint != made.fingerprint) {
             let detail = "this Idempotency-Key was used for another request; take a new key";
             return self.ctx.refuse(request, Problem::new(Code::IdempotencyMismatch, detail));

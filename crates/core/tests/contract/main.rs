@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]
 
+mod audit;
 mod cancelling;
 mod clock;
 mod harness;
@@ -16,6 +17,7 @@ mod order;
 mod polling;
 mod queue;
 mod review;
+mod rollouts;
 mod rotating;
 mod schedules;
 mod sending;

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use bellwire_core::record::{CommandRecord, Load, ScheduleRecord, TokenRecord};
+use bellwire_core::record::{AuditRecord, CommandRecord, Load, ScheduleRecord, TokenRecord};
 use bellwire_core::{Answer, Calendar, Config, ScheduleOp};
 use bellwire_proto::ReportState as R;
 use bellwire_proto::limits::SCHEDULES_MAX;
 use bellwire_proto::{
-    Code, CommandId, DeliveryState, Missed, Overlap, Role, ScheduleId, SchedulePlan,
+    Code, CommandId, DeliveryState, Missed, Overlap, Role, RoleName, ScheduleId, SchedulePlan,
     ScheduleTarget, Scope, Timestamp, TokenId,
 };
 
@@ -282,6 +282,48 @@ fn a_run_that_cannot_be_stored_is_tried_again_until_the_next_time() {
     assert_eq!(row.last.unwrap().0.since(skipped.at).as_secs(), 60);
 }
 
+/// What fills the disk of a hub that nobody looks after is its schedules.
+#[test]
+fn a_run_waits_while_the_store_has_no_space_and_is_made_when_there_is_some() {
+    let mut harness = harness();
+    let devices = |plan: &mut SchedulePlan| {
+        let names = ["kiosk", "other"].map(|name| name.parse().unwrap());
+        plan.target = ScheduleTarget::Devices(names.to_vec());
+    };
+    let [one, many] = [harness.make(|_| {}), harness.make(devices)];
+    harness.hub.store_full(Some("full"));
+    harness.pass(90.0);
+    assert!(harness.all().is_empty(), "there is no space");
+    for id in [one, many] {
+        assert!(harness.row_of(id).run.is_some() && harness.row_of(id).skipped.is_none());
+    }
+    harness.hub.store_full(None);
+    harness.pass(1.1);
+    assert_eq!(harness.all().len(), 2, "both, a second after there is");
+    assert!(harness.row_of(one).run.is_none() && harness.row_of(many).run.is_none());
+}
+
+/// As with every other use of a token: what has expired does not come back with the clock.
+#[test]
+fn a_clock_that_is_set_back_revives_no_token_that_a_schedule_acts_as() {
+    let mut harness = harness();
+    harness.register("kiosk", &[]);
+    harness.make_token(1, Role::Admin, Some(90));
+    harness.make_token(2, Role::Admin, None);
+    let id = harness.make_as(Some(token(1)), |_| {});
+    let other = harness.make_as(Some(token(2)), |_| {});
+    // Their first run is decided while both work, and cannot be stored until one has expired.
+    harness.hub.store_full(Some("full"));
+    harness.pass(89.9);
+    harness.pass(0.2);
+    harness.step_wall_clock(-31);
+    harness.hub.store_full(None);
+    harness.pass(1.1);
+    assert!(harness.row_of(other).last.is_some() && !harness.row_of(other).paused);
+    let row = harness.row_of(id);
+    assert!(row.paused && row.reason.is_some() && row.last.is_none(), "it has expired: {row:?}");
+}
+
 #[test]
 fn a_schedule_acts_as_its_token_and_ends_with_it() {
     let mut harness = harness();
@@ -318,6 +360,17 @@ fn a_schedule_acts_as_its_token_and_ends_with_it() {
     assert_eq!(total(&harness, named).0, 1, "rome is not there for it");
     assert_eq!(harness.skipped(other).0, "forbidden");
     assert_eq!(total(&harness, expires).0, 2);
+    let entry_of = |id| {
+        let of = |entry: &&AuditRecord| entry.object.schedule == Some(id);
+        let entry = harness.store.disk.audit.iter().find(of).expect("a run is in the audit log");
+        (entry.verb, entry.object.command, entry.actor.token.clone(), entry.actor.role)
+    };
+    for (id, by, role) in [(admin, 1, RoleName::Admin), (scoped, 2, RoleName::Operator)] {
+        let command = Some(harness.last(id));
+        assert_eq!(entry_of(id), ("send", command, Some(token(by).to_string()), Some(role)));
+    }
+    let left_out = harness.store.disk.audit.iter().any(|e| e.object.schedule == Some(other));
+    assert!(!left_out, "a run that is not made is not in the log");
 
     harness.revoke_token(2);
     assert!(harness.row_of(scoped).paused, "at once");

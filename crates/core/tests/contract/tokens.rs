@@ -209,6 +209,22 @@ fn a_stream_ends_when_its_token_expires() {
     assert_eq!(harness.hub.footprint().tokens, 0);
 }
 
+/// A clock that was set back by a day kept what it had opened alive for that day.
+#[test]
+fn a_stream_ends_in_its_time_though_the_wall_clock_is_set_back() {
+    for step_s in [-86_400, 30] {
+        let mut harness = Harness::new();
+        let expires_at = Some(harness.now.wall.after(Duration::from_secs(60)));
+        let token = Some(TokenUse { id: id(2), expires_at });
+        let stream = harness.listen_with("kiosk", Listen { token, ..Listen::default() });
+        harness.step_wall_clock(step_s);
+        harness.pass(if step_s < 0 { 59.0 } else { 29.0 });
+        assert!(harness.received(stream).is_empty(), "too early, after {step_s} s");
+        harness.pass(1.5);
+        assert_eq!(harness.received(stream), ["bye revoked"], "after {step_s} s");
+    }
+}
+
 #[test]
 fn a_device_token_registers_its_device() {
     let mut harness = Harness::new();

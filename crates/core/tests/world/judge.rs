@@ -206,7 +206,8 @@ impl Judge {
                 | Change::DeleteToken(_)
                 | Change::DeleteTokensOf(_)
                 | Change::PutSchedule(_)
-                | Change::DeleteSchedule(_) => {}
+                | Change::DeleteSchedule(_)
+                | Change::PutAudit(_) => {}
             }
         }
         Ok(())

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bellwire_core::record::{
-    Change, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord, JobRecord,
-    Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, RolloutCounts, RolloutRecord,
-    ScheduleRecord, TargetChunk, TargetPage, TokenRecord, Txn,
+    AuditRecord, Change, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord,
+    JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, RolloutCounts,
+    RolloutRecord, ScheduleRecord, TargetChunk, TargetPage, TokenRecord, Txn,
 };
 use bellwire_core::{Instant, Now, Recovered, SeqSource, TargetQuery};
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
@@ -30,6 +30,7 @@ pub(crate) struct Disk {
     pub(crate) queued: BTreeMap<DeviceId, u64>,
     pub(crate) tokens: BTreeMap<TokenId, TokenRecord>,
     pub(crate) schedules: BTreeMap<ScheduleId, ScheduleRecord>,
+    pub(crate) audit: Vec<AuditRecord>,
     /// Counters of commands to many.
     pub(crate) counts: BTreeMap<Seq, Counts>,
     by_id: BTreeMap<CommandId, Seq>,
@@ -193,6 +194,14 @@ impl Disk {
                 self.schedules.insert(record.id, (**record).clone());
             }
             Change::DeleteSchedule(id) => drop(self.schedules.remove(id)),
+            Change::PutAudit(record) => {
+                let counted =
+                    |row: &&mut AuditRecord| row.refusal.is_some() && row.refusal == record.refusal;
+                match self.audit.iter_mut().find(counted) {
+                    Some(row) => row.count = record.count,
+                    None => self.audit.push((**record).clone()),
+                }
+            }
         }
     }
 

@@ -49,12 +49,30 @@ pub enum Fault {
         /// The values that are allowed.
         allowed: &'static str,
     },
+    /// A member of a table of the file (`[[listener]]`) is wrong; correct it.
+    Table {
+        /// The table's key.
+        table: &'static str,
+        /// Which of them, counted from 1.
+        number: usize,
+        /// The member; `None` when the table as a whole is meant.
+        key: Option<String>,
+        /// What is wrong, with what is allowed.
+        message: String,
+    },
     /// One setting requires another; set both or neither.
     Missing {
         /// The one that is set.
         given: &'static str,
         /// The one that is not set.
         missing: &'static str,
+    },
+    /// Settings that do not go together; the message names them and what to do.
+    Contradiction {
+        /// One of them.
+        key: &'static str,
+        /// What is wrong.
+        message: String,
     },
 }
 
@@ -94,6 +112,7 @@ impl fmt::Display for Fault {
             Self::UnknownKey { origin, key } => {
                 write!(f, "{} is not a setting", origin.name(key))?;
                 let known = super::settings::SETTINGS.iter().map(|setting| setting.key);
+                let known = known.chain(super::tables::KEYS);
                 match similar(key, known) {
                     Some(meant) => write!(f, "; did you mean {}?", origin.name(meant)),
                     None => Ok(()),
@@ -102,9 +121,13 @@ impl fmt::Display for Fault {
             Self::Value { origin, key, value, allowed } => {
                 write!(f, "{} is {value:?}, but it is {allowed}", origin.name(key))
             }
+            Self::Table { table, number, message, .. } => {
+                write!(f, "{table} {number}: {message}")
+            }
             Self::Missing { given, missing } => {
                 write!(f, "{given} is set without {missing}")
             }
+            Self::Contradiction { message, .. } => f.write_str(message),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! A listener as it is configured: an address, and the scheme that is spoken there.
 //!
-//! `listen` names each as one text. Whatever else belongs to one listener becomes a member of [`ListenerConfig`]; what
-//! all listeners share is in [`Config`](super::Config).
+//! `listen` names each as one text; a table `[[listener]]` of the file (`tables.rs`) has the other members of
+//! [`ListenerConfig`] too. What all listeners share is in [`Config`](super::Config).
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+
+use super::{ClientCertificates, Networks};
 
 /// What is spoken on a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +36,26 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// What is spoken there; `None` is TLS when the hub has a certificate, and plain HTTP otherwise.
     pub scheme: Option<Scheme>,
+    /// Whether callers without a credential may do everything here, also on a hub that has tokens. Default false.
+    pub open: bool,
+    /// The proxies that are believed what they say of their clients' addresses. Default none.
+    pub trusted_proxies: Networks,
+    /// Whether connections of the trusted proxies begin with a header of the PROXY protocol. Default false.
+    pub proxy_protocol: bool,
+    /// Where the trusted proxies say it in HTTP. Default `None`: in `X-Forwarded-For`, or if that is not there in
+    /// `Forwarded`.
+    pub forwarded: Option<ForwardedHeader>,
+    /// Which certificates its clients may or must have, where it speaks TLS. Default none.
+    pub client_certificates: Option<ClientCertificates>,
+}
+
+/// A field in which a proxy names its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`, as most proxies have it.
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
 }
 
 /// A text that names no listener: neither `address:port` nor `http://address[:port]` or `https://address[:port]`, with
@@ -63,7 +85,20 @@ impl Scheme {
 impl ListenerConfig {
     /// A listener on this address; what is spoken there depends on whether the hub has a certificate.
     pub const fn on(address: SocketAddr) -> Self {
-        Self { address, scheme: None }
+        Self {
+            address,
+            scheme: None,
+            open: false,
+            trusted_proxies: Networks::none(),
+            proxy_protocol: false,
+            forwarded: None,
+            client_certificates: None,
+        }
+    }
+
+    /// Whether `listen` can say all that is set of it.
+    pub fn is_short(&self) -> bool {
+        *self == Self { scheme: self.scheme, ..Self::on(self.address) }
     }
 
     /// What is spoken on it, by a hub that has a certificate or has none.
@@ -80,6 +115,16 @@ impl ListenerConfig {
     /// Whether it is every address of this machine, the loopback ones among them.
     pub fn is_unspecified(&self) -> bool {
         self.address.ip().to_canonical().is_unspecified()
+    }
+}
+
+impl ForwardedHeader {
+    /// The name of the field in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        }
     }
 }
 
@@ -105,7 +150,7 @@ impl FromStr for ListenerConfig {
             Ok(address) => address,
             Err(_) => SocketAddr::new(host(authority)?, scheme.default_port()),
         };
-        Ok(Self { address, scheme: Some(scheme) })
+        Ok(Self { scheme: Some(scheme), ..Self::on(address) })
     }
 }
 

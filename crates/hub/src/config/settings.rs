@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use bellwire_proto::{Seconds, limits};
+use bellwire_proto::{RoleName, Seconds, limits};
 use bellwire_sse::EventName;
 
-use super::{Config, TlsFiles};
+use super::{AcmeConfig, Config, JwtConfig, ListenerConfig, TlsFiles};
 
 /// One setting.
 pub(super) struct Setting {
@@ -35,8 +35,15 @@ pub(super) enum Shape {
 #[derive(Default)]
 pub(super) struct Draft {
     pub(super) config: Config,
+    pub(super) jwt: JwtConfig,
     pub(super) tls_cert: Option<PathBuf>,
     pub(super) tls_key: Option<PathBuf>,
+    /// Those of `[[listener]]`.
+    pub(super) listeners: Vec<ListenerConfig>,
+    /// Those of `[[certificate]]`.
+    pub(super) certificates: Vec<TlsFiles>,
+    /// That of `[acme]`.
+    pub(super) acme: Option<AcmeConfig>,
 }
 
 macro_rules! flag {
@@ -59,6 +66,42 @@ macro_rules! number {
             parse: |draft, text| number(text, $range).map(|n| draft.config.$member = n),
             show: |config| Some(config.$member.to_string()),
             shape: Shape::Bare,
+        }
+    };
+}
+
+macro_rules! count {
+    ($member:ident, $range:expr, $allowed:literal) => {
+        Setting {
+            key: stringify!($member),
+            allowed: $allowed,
+            parse: |draft, text| count(text, $range).map(|n| draft.config.$member = n),
+            show: |config| Some(config.$member.to_string()),
+            shape: Shape::Bare,
+        }
+    };
+}
+
+macro_rules! quota {
+    ($member:ident, $range:expr, $allowed:literal) => {
+        Setting {
+            key: stringify!($member),
+            allowed: $allowed,
+            parse: |draft, text| count(text, $range).map(|n| draft.config.quotas.$member = n),
+            show: |config| Some(config.quotas.$member.to_string()),
+            shape: Shape::Bare,
+        }
+    };
+}
+
+macro_rules! jwt {
+    ($key:ident, $member:ident, $allowed:literal) => {
+        Setting {
+            key: stringify!($key),
+            allowed: $allowed,
+            parse: |draft, text| (!text.is_empty()).then(|| draft.jwt.$member = text.to_owned()),
+            show: |config| config.jwt.as_ref().map(|jwt| jwt.$member.clone()),
+            shape: Shape::Text,
         }
     };
 }
@@ -86,8 +129,8 @@ pub(super) const SETTINGS: &[Setting] = &[
             listen.ok().map(|listen| draft.config.listen = listen)
         },
         show: |config| {
-            let texts: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
-            Some(texts.join(","))
+            let short = config.listen.iter().filter(|listener| listener.is_short());
+            list(short.map(ToString::to_string))
         },
         shape: Shape::List,
     },
@@ -135,6 +178,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     number!(max_in_flight, 1..=limits::IN_FLIGHT_CEILING, "a whole number from 1 to 100"),
     number!(data_bytes_max, 1..=limits::DATA_BYTES_CEILING, "a number of bytes from 1 to 1048576"),
     span!(history, within(limits::HISTORY_S), "from 1d to 3650d"),
+    span!(audit_keep, within(limits::AUDIT_KEEP_S), "from 1d to 3650d"),
+    count!(audit_bytes_max, limits::AUDIT_BYTES, "a number of bytes from 1048576 to 1099511627776"),
     span!(heartbeat, within(limits::HEARTBEAT_S), "from 5s to 10m"),
     Setting {
         key: "stream_max",
@@ -160,10 +205,100 @@ pub(super) const SETTINGS: &[Setting] = &[
         within_count(limits::CONNECTIONS),
         "a whole number from 1 to 10000000"
     ),
+    quota!(requests_per_address, limits::REQUESTS_PER_ADDRESS, "0 (no limit) to 1000000"),
+    quota!(requests_per_device, limits::REQUESTS_PER_DEVICE, "0 (no limit) to 1000000"),
+    quota!(requests_per_token, limits::REQUESTS, "0 (no limit) to 1000000"),
+    quota!(requests_max, limits::REQUESTS, "0 (no limit) to 1000000"),
+    quota!(connections_per_address, limits::CONNECTIONS_PER_ADDRESS, "0 (no limit) to 10000000"),
+    quota!(watchers_per_token, limits::WATCHERS_PER_TOKEN, "0 (no limit) to 1000"),
+    quota!(streams_per_token, limits::STREAMS_PER_TOKEN, "0 (no limit) to 10000000"),
+    quota!(
+        unsent_bytes_max,
+        limits::UNSENT_BYTES_IN_ALL,
+        "a number of bytes, 0 (no limit) to 1099511627776"
+    ),
+    quota!(
+        store_bytes_max,
+        limits::STORE_BYTES,
+        "a number of bytes, 0 (no limit) to 1125899906842624"
+    ),
+    quota!(store_free_min, limits::STORE_FREE, "a number of bytes, 0 (none) to 1125899906842624"),
+    quota!(
+        body_bytes_per_address,
+        limits::BODY_BYTES,
+        "a number of bytes, 0 (no limit) to 1099511627776"
+    ),
+    quota!(
+        body_bytes_per_token,
+        limits::BODY_BYTES,
+        "a number of bytes, 0 (no limit) to 1099511627776"
+    ),
+    quota!(
+        body_bytes_max,
+        limits::BODY_BYTES_IN_ALL,
+        "a number of bytes, 0 (no limit) to 1099511627776"
+    ),
+    Setting {
+        key: "limit_loopback",
+        allowed: "true or false",
+        parse: |draft, text| text.parse().ok().map(|yes| draft.config.quotas.limit_loopback = yes),
+        show: |config| Some(config.quotas.limit_loopback.to_string()),
+        shape: Shape::Bare,
+    },
     span!(header_timeout, within(limits::HEADER_TIMEOUT_S), "from 1s to 5m"),
     span!(body_timeout, within(limits::BODY_TIMEOUT_S), "from 1s to 1h"),
     span!(drain, within(limits::DRAIN_S), "from 0s to 8s"),
     number!(shards, within_count(limits::SHARDS), "a whole number from 0 (one per core) to 256"),
+    Setting {
+        key: "jwt_keys",
+        allowed: "a file with a JWK Set, or with a public key as PEM",
+        parse: |draft, text| path(text).map(|path| draft.jwt.keys = path),
+        show: |config| {
+            let keys = &config.jwt.as_ref()?.keys;
+            (!keys.as_os_str().is_empty()).then(|| keys.display().to_string())
+        },
+        shape: Shape::Text,
+    },
+    Setting {
+        key: "jwt_keys_url",
+        allowed: "the https:// URL of a JWK Set, as in https://id.example.com/jwks, without a user or password",
+        parse: |draft, text| text.parse().ok().map(|url| draft.jwt.keys_url = Some(url)),
+        show: |config| Some(config.jwt.as_ref()?.keys_url.as_ref()?.to_string()),
+        shape: Shape::Text,
+    },
+    Setting {
+        key: "jwt_keys_ca",
+        allowed: "a PEM file with authorities",
+        parse: |draft, text| path(text).map(|path| draft.jwt.keys_ca = Some(path)),
+        show: |config| Some(config.jwt.as_ref()?.keys_ca.as_ref()?.display().to_string()),
+        shape: Shape::Text,
+    },
+    Setting {
+        key: "jwt_keys_plain",
+        allowed: "true or false",
+        parse: |draft, text| text.parse().ok().map(|yes| draft.jwt.keys_plain = yes),
+        show: |config| config.jwt.as_ref().map(|jwt| jwt.keys_plain.to_string()),
+        shape: Shape::Bare,
+    },
+    jwt!(jwt_issuer, issuer, "the iss of the tokens, as in https://id.example.com/"),
+    jwt!(jwt_audience, audience, "what is in the aud of the tokens that are for this hub"),
+    jwt!(jwt_role_claim, role_claim, "the name of a claim"),
+    Setting {
+        key: "jwt_roles",
+        allowed: "VALUE=ROLE, as in fleet-admins=admin, for the roles admin, operator, device and metrics",
+        parse: |draft, text| {
+            let roles: Option<_> = texts(text).map(jwt_role).collect();
+            roles.map(|roles| draft.jwt.roles = roles)
+        },
+        show: |config| {
+            let roles = &config.jwt.as_ref()?.roles;
+            list(roles.iter().map(|(value, role)| format!("{value}={}", role.as_str())))
+        },
+        shape: Shape::List,
+    },
+    jwt!(jwt_device_claim, device_claim, "the name of a claim"),
+    jwt!(jwt_select_claim, select_claim, "the name of a claim"),
+    jwt!(jwt_actions_claim, actions_claim, "the name of a claim"),
     Setting {
         key: "tls_cert",
         allowed: "a PEM file with the certificate chain",
@@ -202,6 +337,10 @@ fn number(text: &str, allowed: RangeInclusive<usize>) -> Option<usize> {
     text.parse().ok().filter(|number| allowed.contains(number))
 }
 
+fn count(text: &str, allowed: limits::Range) -> Option<u64> {
+    text.parse().ok().filter(|number| within(allowed).contains(number))
+}
+
 /// The parts of a list that is one text.
 fn texts(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|text| !text.is_empty())
@@ -212,8 +351,15 @@ fn list(texts: impl Iterator<Item = String>) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join(","))
 }
 
+/// A value of the role's claim, and the role that it is. Nobody enrols by a JWT.
+fn jwt_role(text: &str) -> Option<(String, RoleName)> {
+    let (value, role) = text.rsplit_once('=')?;
+    let role = RoleName::ALL.into_iter().find(|known| known.as_str() == role)?;
+    (role != RoleName::Join && !value.is_empty()).then(|| (value.to_owned(), role))
+}
+
 /// A host name in lower case, without the final dot.
-fn host_name(text: &str) -> Option<String> {
+pub(super) fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     (!name.is_empty() && name.chars().all(of_name)).then(|| name.to_ascii_lowercase())

@@ -100,3 +100,60 @@ fn effective_settings_are_shown_as_text_that_parses() {
         assert_eq!(Config::read(Some(&file), [], []), Ok(config), "{file}");
     }
 }
+
+#[test]
+fn the_url_of_keys_is_https_or_this_machine_and_there_is_no_file_beside_it() {
+    let jwt = |lines: &str| format!("jwt_issuer = 'i'\njwt_audience = 'a'\n{lines}");
+    let read = |lines: &str| Config::read(Some(&jwt(lines)), [], []);
+    for good in [
+        "jwt_keys_url = 'https://id.example/jwks'\njwt_keys_ca = 'ca.pem'",
+        "jwt_keys_url = 'http://localhost:8080/jwks'",
+        "jwt_keys_url = 'http://[::1]/jwks'",
+        "jwt_keys_url = 'http://id.example/jwks'\njwt_keys_plain = true",
+    ] {
+        let config = read(good).unwrap();
+        let file = config.to_toml();
+        assert_eq!(Config::read(Some(&file), [], []), Ok(config), "{file}");
+    }
+    for (bad, expected) in [
+        ("jwt_keys_url = 'http://id.example/jwks'", "jwt_keys_plain = true"),
+        ("jwt_keys_url = 'https://u:p@id.example/'", "without a user or password"),
+        ("jwt_keys_url = 'https://id.example:x/'", "https:// URL"),
+        ("jwt_keys_url = 'id.example'", "https:// URL"),
+        ("jwt_keys_url = 'ftp://id.example/'", "https:// URL"),
+        ("jwt_keys_url = 'https://id.example/'\njwt_keys = 'k.json'", "remove one of them"),
+        ("jwt_keys = 'k.json'\njwt_keys_ca = 'ca.pem'", "which is not set"),
+        ("", "is set without jwt_keys"),
+    ] {
+        let faults = faults(&jwt(bad), &[], &[]);
+        assert!(faults.len() == 1 && faults[0].contains(expected), "{bad}: {faults:?}");
+    }
+    // A fault of its neighbour does not stand for the key that is missing.
+    for (bad, key) in
+        [("jwt_keys_plain = 'maybe'", "jwt_keys_plain"), ("jwt_keys_ca = 1.5", "jwt_keys_ca")]
+    {
+        let faults = faults(&jwt(bad), &[], &[]);
+        assert!(faults.iter().any(|fault| fault.starts_with(key)), "{bad}: {faults:?}");
+        let missing = |fault: &String| fault.ends_with("is set without jwt_keys");
+        assert!(faults.iter().any(missing), "{bad}: {faults:?}");
+    }
+}
+
+#[test]
+fn the_scope_of_a_certificate_is_of_labels_alone_as_that_of_a_token() {
+    let file = |select: &str| {
+        format!(
+            "[[listener]]\naddress = 'https://127.0.0.1:8443'\nclient_ca = 'ca.pem'\n\
+             [[listener.client]]\nname = 'uri:urn:example:ops'\nis = 'operator'\nselect = '{select}'\n"
+        )
+    };
+    // A device states its facts itself, and would put itself into the scope.
+    for bad in ["facts.os=linux", "site=lyon,facts.os", ""] {
+        let faults = faults(&file(bad), &[], &[]);
+        let named = faults.iter().any(|fault| fault.contains("a selector of labels alone"));
+        assert!(named, "{bad}: {faults:?}");
+    }
+    let good = Config::read(Some(&file("site=lyon")), [], []);
+    let faults = good.err().map_or_else(String::new, |faults| faults.to_string());
+    assert!(!faults.contains("selector"), "{faults}");
+}

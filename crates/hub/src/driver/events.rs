@@ -30,7 +30,9 @@ impl Events {
 impl StoreEvents for Events {
     fn committed(&self, committed: Vec<Committed>) {
         let Some(runtime) = self.runtime() else { return };
+        runtime.metrics.committed(&committed);
         runtime.with_each(committed.into_iter(), Hub::handle_committed);
+        runtime.audit.wake();
     }
 
     fn loaded(&self, loaded: Vec<Loaded>) {
@@ -42,6 +44,7 @@ impl StoreEvents for Events {
         let error: &dyn std::error::Error = &error;
         tracing::error!(error, "the store failed: nothing more is promised until a restart");
         let Some(runtime) = self.runtime() else { return };
+        runtime.metrics.store_failed();
         runtime.with_core(|core, now| core.hub.handle_store_failed(now));
     }
 }

@@ -1,11 +1,11 @@
 //! What a command would be sent to, were it stored now: a dry run.
 
+use bellwire_core::record::TargetPage;
 use bellwire_core::{Target, TargetQuery};
 use bellwire_proto::limits::PREVIEW_DEVICES_MAX;
 use bellwire_proto::{DeviceId, Preview, Problem};
 
 use super::Driver;
-use crate::store::FoundPage;
 
 /// Devices looked at with one read.
 const PAGE_ROWS: usize = 1024;
@@ -32,9 +32,9 @@ impl Driver {
     async fn count_found(&self, preview: &mut Preview, query: &TargetQuery) -> Result<(), Problem> {
         let mut after = None;
         loop {
-            let FoundPage { devices, last, .. } =
+            let TargetPage { devices, last, .. } =
                 self.store().found(query.clone(), after, PAGE_ROWS).await?;
-            self.count(preview, devices)?;
+            self.count_named(preview, devices).await?;
             if last.is_none() {
                 return Ok(());
             }
@@ -59,8 +59,8 @@ impl Driver {
         let queue_max = self.config().queue_max as u64;
         preview.queue_full +=
             devices.iter().filter(|(_, queued)| *queued >= queue_max).count() as u64;
-        let room = PREVIEW_DEVICES_MAX.saturating_sub(preview.devices.len());
-        preview.devices.extend(devices.into_iter().map(|(device, _)| device).take(room));
+        let remaining = PREVIEW_DEVICES_MAX.saturating_sub(preview.devices.len());
+        preview.devices.extend(devices.into_iter().map(|(device, _)| device).take(remaining));
         Ok(())
     }
 }

@@ -30,13 +30,17 @@ use tokio::sync::{Notify as Wake, oneshot};
 use super::Readiness;
 use super::effects::Effects;
 use super::events::Events;
+use super::labels::LabelLocks;
 use super::trials::Trials;
+use crate::audit::Audit;
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
 use crate::frames::{self, DeviceFrames};
+use crate::metrics::Metrics;
 use crate::plane::{Batch, CloseReason, Plane, PlaneConfig, Receipt, StreamId};
+use crate::quota::Quota;
 use crate::store::{Store, StoreEvents, StoredDevice};
 
 /// Reports that the core is called with under one lock. A commit reports hundreds at once, and each
@@ -53,12 +57,17 @@ pub(super) struct Runtime {
     effects: Effects<Effect>,
     /// A call of the core or an effect has panicked, see [`Runtime::with_core`].
     panicked: AtomicBool,
+    pub(super) labels: LabelLocks,
     pub(super) config: Arc<Config>,
     pub(super) store: Arc<dyn Store>,
     pub(super) plane: Plane,
     pub(super) feed: Arc<Feed>,
     /// What is remembered of tokens.
     pub(super) auth: Auth,
+    pub(super) quota: Arc<Quota>,
+    /// The refusals that are being counted, and who follows the audit log.
+    pub(super) audit: Audit,
+    pub(super) metrics: Metrics,
     pub(super) trials: Trials,
     pub(super) clock: Clock,
     events: Arc<Events>,
@@ -70,6 +79,9 @@ pub(super) struct Runtime {
     /// Has the timer panic when it is woken.
     #[cfg(test)]
     timer_panics: AtomicBool,
+    /// How often the lock of the core was taken.
+    #[cfg(test)]
+    locked: std::sync::atomic::AtomicU64,
 }
 
 /// The core, and what belongs to its requests. All of it is behind the lock.
@@ -133,6 +145,7 @@ impl Runtime {
         let plane = Plane::start(plane, events.clone())?;
         let feed = Feed::start(store.clone(), plane.clone(), clock.clone());
         let runtime = Arc::new(Self {
+            labels: LabelLocks::default(),
             core: Mutex::new(Core {
                 hub,
                 waiting: HashMap::new(),
@@ -143,12 +156,15 @@ impl Runtime {
             }),
             effects: Effects::new(),
             panicked: AtomicBool::new(false),
+            quota: Arc::new(Quota::new(config.quotas)),
             config,
             store,
             trials: Trials::new(plane.clone()),
             plane,
             feed,
             auth,
+            audit: Audit::new(seed),
+            metrics: Metrics::default(),
             clock,
             events,
             rearm: Arc::new(Wake::new()),
@@ -157,6 +173,8 @@ impl Runtime {
             epoch: (seed >> 32) as u32,
             #[cfg(test)]
             timer_panics: AtomicBool::new(false),
+            #[cfg(test)]
+            locked: Default::default(),
         });
         runtime.events.connect(&runtime);
         let ticking = Arc::downgrade(&runtime);
@@ -169,7 +187,16 @@ impl Runtime {
                 runtime.fail();
             }
         });
+        tokio::spawn(count_refusals(Arc::downgrade(&runtime), runtime.audit.counting()));
         Ok(runtime)
+    }
+
+    /// Writes the refusals whose time of being counted has ended, or the counts of all as they are now.
+    pub(super) fn write_refusals(&self, all: bool) {
+        let records = self.audit.take_counted(self.clock.now().instant, all);
+        for record in records {
+            self.with_core(|core, now| core.hub.handle_audit(record, now));
+        }
     }
 
     pub(super) fn events(&self) -> Arc<dyn StoreEvents> {
@@ -226,6 +253,7 @@ impl Runtime {
     /// One call under the lock. True when the caller has to carry out.
     fn call<T>(&self, act: impl FnOnce(&mut Core, Now) -> T) -> Option<(T, bool)> {
         let mut core = self.lock()?;
+        core.hub.store_full(self.store.full());
         let result = act(&mut core, self.clock.now());
         let carries_out = self.effects.append(std::iter::from_fn(|| core.next_effect()));
         let due = core.hub.poll_timeout();
@@ -286,8 +314,10 @@ impl Runtime {
         });
         // The thread that carries out waits for nothing, so this is short. An error: it panicked.
         let _ = passes.recv();
+        self.write_refusals(true);
         self.feed.drain();
         self.trials.drain();
+        self.audit.wake();
     }
 
     pub(super) fn readiness(&self) -> Readiness {
@@ -317,6 +347,8 @@ impl Runtime {
     /// `None` once something has panicked. The lock is poisoned by the panic itself, so that no
     /// call gets in between it and [`Runtime::fail`].
     fn lock(&self) -> Option<MutexGuard<'_, Core>> {
+        #[cfg(test)]
+        self.locked.fetch_add(1, Ordering::AcqRel);
         let core = self.core.lock().ok()?;
         (!self.panicked.load(Ordering::Acquire)).then_some(core)
     }
@@ -350,7 +382,10 @@ impl Runtime {
 
     fn carry_out_one(&self, effect: Effect, batch: &mut Batch, frames: &mut DeviceFrames) {
         match effect {
-            Effect::Persist(txn) => self.store.submit(txn),
+            Effect::Persist(txn) => {
+                self.metrics.submits(&txn);
+                self.store.submit(txn);
+            }
             Effect::Load(load) => self.store.load(load),
             Effect::Send { stream, frame, receipt } => {
                 self.plane.send_in(batch, stream, frames.frame(frame), receipt);
@@ -362,6 +397,7 @@ impl Runtime {
             Effect::Access(change) => {
                 self.auth.changed(&change);
                 self.feed.access_changed(&change);
+                self.audit.wake();
             }
             // The client may have disconnected: then the answer is dropped.
             Effect::Reply(waiting, answer) => drop(waiting.send(answer)),
@@ -371,6 +407,12 @@ impl Runtime {
                 let _ = passed.send(());
             }
         }
+    }
+
+    /// How often the lock of the core was taken.
+    #[cfg(test)]
+    pub(super) fn locked(&self) -> u64 {
+        self.locked.load(Ordering::Acquire)
     }
 
     /// Has the timer panic.
@@ -432,8 +474,27 @@ impl Core {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        // The timer finds that the hub was dropped.
+        // The timers find that the hub was dropped.
         self.rearm.notify_one();
+        self.audit.counting().notify_one();
+    }
+}
+
+/// Writes how many refusals there were, at the end of the time for which equal ones are counted.
+async fn count_refusals(runtime: Weak<Runtime>, counting: Arc<Wake>) {
+    loop {
+        let Some(due) = runtime.upgrade().map(|runtime| runtime.audit.due()) else { return };
+        let Some(due) = due else {
+            counting.notified().await;
+            continue;
+        };
+        let Some(until) = runtime.upgrade().map(|runtime| runtime.clock.tokio_instant(due)) else {
+            return;
+        };
+        tokio::time::sleep_until(until).await;
+        if let Some(runtime) = runtime.upgrade() {
+            runtime.write_refusals(false);
+        }
     }
 }
 

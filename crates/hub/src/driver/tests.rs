@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bellwire_core::Recovered;
-use bellwire_core::{Peer, Poll};
+use bellwire_core::{Peer, Poll, Send};
 use bellwire_proto::{DeviceId, Json, Labels, Seconds};
 use futures_core::future::BoxFuture;
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -150,7 +151,7 @@ async fn removals_are_reported_whatever_became_of_earlier_observers() {
             let device: DeviceId = format!("kiosk-{batch}-{n}").parse().unwrap();
             driver.put_device(device.clone(), Labels::new()).await.unwrap();
             let mut removal: BoxFuture<'_, _> = Box::pin(driver.delete_device(device));
-            // The row is being read when the observer leaves.
+            // The removal has begun when the observer leaves.
             let waker = std::task::Waker::noop();
             assert!(removal.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
             removals.push(removal);
@@ -217,4 +218,74 @@ async fn a_hub_whose_timer_panicked_is_not_healthy() {
     driver.runtime.panic_in_the_timer();
     until("the timer's end", || driver.readiness() == Readiness::Failed).await;
     assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
+}
+
+/// A merge read the labels, the device was deleted, and the merge registered it again.
+#[tokio::test]
+async fn a_device_is_neither_deleted_nor_put_while_its_labels_are_being_changed() {
+    let (driver, _dir) = started();
+    let device: DeviceId = "kiosk".parse().unwrap();
+    driver.put_device(device.clone(), Labels::new()).await.unwrap();
+    let held = driver.hold_labels(&device).await;
+    let mut deleted: BoxFuture<'_, _> = Box::pin(driver.delete_device(device.clone()));
+    assert!(deleted.as_mut().now_or_never().is_none());
+    let lyon = Labels::from([("site".into(), "lyon".into())]);
+    let mut put: BoxFuture<'_, _> = Box::pin(driver.put_device(device.clone(), lyon));
+    assert!(put.as_mut().now_or_never().is_none());
+    for _ in 0..100 {
+        // Each is a turn for whoever does not wait, and what is committed is seen by the next.
+        driver.put_facts(device.clone(), Json::null()).await.unwrap();
+        let found = driver.store().device(device.clone()).await.unwrap();
+        assert_eq!(found.expect("it was deleted").record.labels, Labels::new());
+    }
+    drop(held);
+    soon("the removal", deleted).await.unwrap();
+    assert!(soon("the change behind it", put).await.unwrap(), "it was registered anew");
+}
+
+/// The client that goes away took the lock with it, while its enrolment was still to be stored.
+#[tokio::test]
+async fn an_enrolment_waits_for_a_change_of_labels_and_goes_on_without_its_client() {
+    let (driver, _dir) = started();
+    let device: DeviceId = "kiosk".parse().unwrap();
+    let new = |text: &str| bellwire_proto::NewToken::parse(text.as_bytes()).unwrap();
+    let join = driver.make_token(new(r#"{"role":"join"}"#), None).await.unwrap();
+    let credential = driver.new_credential().unwrap();
+    let enrolment = bellwire_core::Enrolment {
+        join: join.token.0.id(),
+        device: device.clone(),
+        facts: None,
+        token: credential.id(),
+        digest: crate::auth::secret_digest(&credential),
+    };
+    let known = async || driver.store().device(device.clone()).await.unwrap().is_some();
+    let held = driver.hold_labels(&device).await;
+    let mut enrols: BoxFuture<'_, _> = Box::pin(driver.enroll(enrolment));
+    assert!(enrols.as_mut().now_or_never().is_none());
+    for _ in 0..100 {
+        assert!(!known().await, "it did not wait");
+    }
+    drop(enrols);
+    drop(held);
+    soon("the enrolment", async { while !known().await {} }).await;
+}
+
+/// The deliveries that it had come to were cancelled, and the others went on.
+#[tokio::test]
+async fn a_cancel_of_a_part_is_carried_out_without_its_client() {
+    let (driver, _dir) = started();
+    let devices: Vec<DeviceId> = (0..200).map(|n| format!("d{n}").parse().unwrap()).collect();
+    let lyon = || Labels::from([("site".into(), "lyon".into())]);
+    let puts = devices.iter().map(|device| driver.put_device(device.clone(), lyon()));
+    assert!(futures_util::future::join_all(puts).await.into_iter().all(|put| put.is_ok()));
+    let mut send = ping("d0");
+    send.target = bellwire_core::Target::Devices(devices);
+    let command = driver.send_to_many(send, Visible::all()).await.unwrap().id;
+    let visible = Visible::by(Some("site=lyon".parse().unwrap()));
+    let cancels: BoxFuture<'_, _> = Box::pin(driver.cancel_part(command, false, visible));
+    assert!(cancels.now_or_never().is_none());
+    soon("the end of the command", async {
+        while !driver.command(command, Visible::all()).await.unwrap().done {}
+    })
+    .await;
 }

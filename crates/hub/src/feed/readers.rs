@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bellwire_core::{AccessChange, TokenUse};
 use bellwire_proto::stream::{Bye, ByeReason};
-use bellwire_proto::{CommandId, DeviceId, Timestamp};
+use bellwire_proto::{CommandId, DeviceId, Timestamp, TokenId};
 
 use super::{Feed, Role, State};
 use crate::frames;
@@ -153,6 +153,15 @@ impl Feed {
             // After it: the task of a watcher that finds its mailbox gone closes the stream too, with another reason.
             state.remove(stream, role);
         }
+    }
+}
+
+impl Feed {
+    /// How many streams are read with a token.
+    pub(crate) fn read_with(&self, token: TokenId) -> usize {
+        let with =
+            |(_, reader): &&(Role, Reader)| reader.token.is_some_and(|used| used.id == token);
+        self.state().streams.values().filter(with).count()
     }
 }
 

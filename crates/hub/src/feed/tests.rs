@@ -1,3 +1,4 @@
+use bellwire_proto::limits::WATCHERS_MAX;
 use std::time::Duration;
 
 use bellwire_core::AccessChange;
@@ -24,6 +25,14 @@ impl StreamEvents for Ignore {
     fn on_events(&self, _: &mut Vec<StreamEvent>) {}
 }
 
+/// A feed over an empty store, and its plane.
+fn feed(folder: &std::path::Path) -> (Arc<Feed>, Plane) {
+    let (store, _) = SqliteStore::open(folder, Options::default()).unwrap();
+    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
+    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
+    (Feed::start(Arc::new(store), plane.clone(), crate::Clock::start()), plane)
+}
+
 fn event(stdout: Option<String>) -> FeedEvent {
     let delivery = Delivery {
         command: CommandId::from_parts(1, [0; 10]),
@@ -47,10 +56,7 @@ fn event(stdout: Option<String>) -> FeedEvent {
 /// the feed's task does not run while the queue is filled.
 async fn cut_off_after(events: usize, stdout_bytes: usize) -> Option<usize> {
     let folder = tempfile::tempdir().unwrap();
-    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
-    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
-    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
+    let (feed, plane) = feed(folder.path());
     let stream = plane.reserve(StreamOptions::default());
     feed.observe(stream, Reader::default()).unwrap();
     for _ in 0..events {
@@ -90,10 +96,7 @@ async fn observers_are_cut_off_when_the_events_that_wait_hold_more_than_they_may
 #[tokio::test]
 async fn watchers_are_bounded_and_one_that_disconnects_frees_its_slot() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
-    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
-    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
+    let (feed, plane) = feed(folder.path());
     let command = CommandId::from_parts(1, [0; 10]);
     let reserve = || plane.reserve(StreamOptions::default());
     let first = reserve();
@@ -114,10 +117,7 @@ async fn watchers_are_bounded_and_one_that_disconnects_frees_its_slot() {
 async fn a_full_queue_makes_watchers_of_that_command_read_again_and_ends_none() {
     // All watchers were ended with the observers, also those of commands that had not changed.
     let folder = tempfile::tempdir().unwrap();
-    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
-    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
-    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
+    let (feed, plane) = feed(folder.path());
     let watch = |command| {
         feed.watch(plane.reserve(StreamOptions::default()), command, Reader::default()).unwrap()
     };
@@ -140,10 +140,7 @@ async fn a_full_queue_makes_watchers_of_that_command_read_again_and_ends_none() 
 #[tokio::test]
 async fn a_watcher_whose_task_ends_early_gets_a_bye() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
-    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
-    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
+    let (feed, plane) = feed(folder.path());
     let stream = plane.reserve(StreamOptions::default());
     let mailbox = feed.watch(stream, CommandId::from_parts(1, [0; 10]), Reader::default()).unwrap();
     let body = plane.respond_with_body(stream);
@@ -182,10 +179,7 @@ fn snapshot(of_kiosk: bool) -> Snapshot {
 async fn a_device_that_leaves_a_scope_while_the_snapshot_is_read_is_not_shown() {
     // It was shown as it had been before, and all that happened to it from then on.
     let folder = tempfile::tempdir().unwrap();
-    let (store, _) = SqliteStore::open(folder.path(), Options::default()).unwrap();
-    let config = PlaneConfig { shards: 1, ..PlaneConfig::default() };
-    let plane = Plane::start(config, Arc::new(Ignore)).unwrap();
-    let feed = Feed::start(Arc::new(store), plane.clone(), crate::Clock::start());
+    let (feed, plane) = feed(folder.path());
     let stream = plane.reserve(StreamOptions::default());
     let read = snapshot(true);
     let visible = Visible::by(Some("site=lyon".parse().unwrap()));
@@ -348,6 +342,21 @@ impl Store for Counting {
     ) -> Reading<bellwire_proto::Page<bellwire_core::record::ScheduleRecord>> {
         self.store.schedules(of, page)
     }
+    fn audit(
+        &self,
+        filter: crate::store::AuditFilter,
+        page: crate::store::PageRequest,
+    ) -> Reading<bellwire_proto::Page<bellwire_proto::AuditEntry>> {
+        self.store.audit(filter, page)
+    }
+    fn audit_after(
+        &self,
+        filter: crate::store::AuditFilter,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Reading<(Vec<bellwire_proto::AuditEntry>, u64)> {
+        self.store.audit_after(filter, after, limit)
+    }
     fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {
         self.reads.fetch_add(1, Ordering::AcqRel);
         self.store.device(id)
@@ -359,20 +368,48 @@ impl Store for Counting {
     fn devices(
         &self,
         filter: crate::store::DeviceFilter,
+        after: Option<crate::store::DevicePlace>,
+        limit: u32,
+        rows_max: u32,
+    ) -> Reading<crate::store::DevicePlaces> {
+        self.store.devices(filter, after, limit, rows_max)
+    }
+    fn devices_fitting(
+        &self,
+        filter: crate::store::DeviceFilter,
+        devices: Vec<DeviceId>,
+    ) -> Reading<Vec<DeviceId>> {
+        self.store.devices_fitting(filter, devices)
+    }
+    fn labels(
+        &self,
         page: crate::store::PageRequest,
-    ) -> Reading<bellwire_proto::Page<StoredDevice>> {
-        self.store.devices(filter, page)
+        visible: Visible,
+    ) -> Reading<bellwire_proto::Page<bellwire_proto::device::LabelCounts>> {
+        self.store.labels(page, visible)
     }
     fn found(
         &self,
         query: bellwire_core::TargetQuery,
         after: Option<DeviceId>,
         rows_max: usize,
-    ) -> Reading<crate::store::FoundPage> {
+    ) -> Reading<bellwire_core::record::TargetPage> {
         self.store.found(query, after, rows_max)
     }
     fn health(&self) -> Result<(), StoreError> {
         self.store.health()
+    }
+    fn full(&self) -> Option<&'static str> {
+        self.store.full()
+    }
+    fn seal_cursor(&self, cursor: &crate::store::Cursor) -> Option<crate::store::Cursor> {
+        self.store.seal_cursor(cursor)
+    }
+    fn open_cursor(
+        &self,
+        cursor: crate::store::Cursor,
+    ) -> Result<crate::store::Cursor, crate::store::BadCursor> {
+        self.store.open_cursor(cursor)
     }
     fn close(&self) {
         self.store.close();

@@ -15,6 +15,12 @@ use hyper::body::Body as _;
 
 use super::params;
 
+/// How many bytes a body holds in memory when it is read: what its head announces, or else as many as it may have.
+pub(super) fn announced(body: &Body, bytes_max: usize) -> u64 {
+    let bytes_max = bytes_max as u64;
+    body.size_hint().upper().unwrap_or(bytes_max).min(bytes_max)
+}
+
 /// The whole body.
 ///
 /// # Errors

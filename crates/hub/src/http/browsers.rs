@@ -66,6 +66,21 @@ const RESPONSE_HEADERS: &str = "Allow, ETag, Location, Retry-After";
 const PREFLIGHT_MAX_AGE_S: &str = "600";
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// Whether a browser shows the answer to its user, who can then be asked for a token (RFC 7617). Of a request that a page's
+/// script makes, or a program, that is false: the script would have a dialog opened before it could say what it needs, and
+/// a program gets the scheme that it should use alone.
+pub(super) fn shows_answers(head: &Parts) -> bool {
+    let value = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let reads = matches!(head.method, http::Method::GET | http::Method::HEAD);
+    let shown = match value(SEC_FETCH_MODE) {
+        Some(mode) => mode == "navigate",
+        // A browser from before 2023 says that it wants a page, and nothing else does.
+        None => value(header::ACCEPT).is_some_and(|accept| accept.contains("text/html")),
+    };
+    reads && shown
+}
 
 impl Browsers {
     /// The rule of a hub with these settings.

@@ -3,44 +3,75 @@
 //! Here the credential of a request becomes a caller; which route a role may call is in `rules.rs`, what is remembered of
 //! tokens in `auth.rs`.
 
+use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 
-use bellwire_core::TokenUse;
+use bellwire_core::{AccessChange, TokenUse};
 use bellwire_proto::{
     Action, Code, DeviceId, Problem, Role, RoleName, Seconds, Timestamp, Token, TokenId,
 };
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 
-use crate::auth::{Grant, credential, minute, secret_digest};
+use crate::auth::{Grant, Presented, credential, is_for_another_server, minute, secret_digest};
 use crate::driver::Driver;
+use crate::listen::OpenListener;
 use crate::store::{StoredDevice, Visible};
+use crate::tls::ClientIdentity;
 
 /// The caller of a request.
 #[derive(Debug, Clone)]
 pub(in crate::http) enum Caller {
     /// Nobody in particular, on an open hub: everything is allowed.
     Anonymous,
+    /// The same, by a listener that is open whatever the hub is.
+    OfOpenListener,
+    /// The holder of a client's certificate, and the devices that exist for it.
+    Certified(Arc<ClientIdentity>, Visible),
     /// The holder of a token.
     Holder(Arc<Grant>),
 }
 
 impl Caller {
-    /// Who sent a request with these headers.
+    /// Who sent a request with this head. Where no credential is needed, a user and password that are no token are none: they are
+    /// for a reverse proxy before the hub, which passes them on.
     ///
     /// # Errors
     /// `unauthenticated`, the same whatever the reason is; `pending`; `store_unavailable`.
-    pub(in crate::http) async fn of(driver: &Driver, headers: &HeaderMap) -> Result<Self, Problem> {
-        let auth = driver.auth();
-        if !headers.contains_key(AUTHORIZATION) {
+    pub(in crate::http) async fn of(driver: &Driver, head: &Parts) -> Result<Self, Problem> {
+        let (auth, headers) = (driver.auth(), &head.headers);
+        let open_here = auth.is_open() || head.extensions.get::<OpenListener>().is_some();
+        if !headers.contains_key(AUTHORIZATION) || open_here && is_for_another_server(headers) {
+            if let Some(identity) = head.extensions.get::<Arc<ClientIdentity>>() {
+                if !auth.accepts(identity, driver.expiry_time()) {
+                    return Err(unauthenticated());
+                }
+                let select = match &identity.role {
+                    Role::Operator(scope) => scope.select.clone(),
+                    _ => None,
+                };
+                return Ok(Self::Certified(identity.clone(), Visible::by(select)));
+            }
+            if head.extensions.get::<OpenListener>().is_some() {
+                return Ok(Self::OfOpenListener);
+            }
             return if auth.is_open() { Ok(Self::Anonymous) } else { Err(unauthenticated()) };
         }
-        let credential = credential(headers).ok_or_else(unauthenticated)?;
-        let found = auth.grant(driver.store(), credential.id()).await?;
-        // As much work for a token that is not there.
-        let given = secret_digest(&credential);
-        let grant = found.filter(|grant| grant.has(&given)).ok_or_else(unauthenticated)?;
-        let now = driver.now();
+        let now = driver.expiry_time();
+        let grant = match credential(headers).ok_or_else(unauthenticated)? {
+            Presented::Token(credential) => {
+                let found = auth.grant(driver.store(), credential.id()).await?;
+                // As much work for a token that is not there.
+                let given = secret_digest(&credential);
+                found.filter(|grant| grant.has(&given))
+            }
+            Presented::Jwt(text) => match driver.jwt() {
+                Some(jwt) => auth.jwt(driver.store(), jwt, &text, now).await?,
+                None => None,
+            },
+        };
+        let grant = grant.ok_or_else(unauthenticated)?;
         if !grant.works(now) {
             return Err(unauthenticated());
         }
@@ -48,8 +79,9 @@ impl Caller {
             let detail = "this device has enrolled, and an operator has yet to approve it";
             return Err(Problem::new(Code::Pending, detail));
         }
-        if grant.used_in(minute(now)) {
-            driver.token_used(grant.id, Timestamp::from_unix_ms(minute(now) * 60_000));
+        let used = minute(driver.now());
+        if grant.key().is_none() && grant.used_in(used) {
+            driver.token_used(grant.id, Timestamp::from_unix_ms(used * 60_000));
         }
         Ok(Self::Holder(grant))
     }
@@ -62,23 +94,95 @@ impl Caller {
     pub(in crate::http) async fn still(&self, driver: &Driver) -> Result<(), Problem> {
         let allowed = match self {
             Self::Anonymous => driver.auth().is_open(),
-            Self::Holder(grant) => {
-                let now = driver.auth().grant(driver.store(), grant.id).await?;
-                now.is_some_and(|now| now.is(grant) && now.works(driver.now()))
-            }
+            Self::OfOpenListener => true,
+            Self::Certified(identity, _) => driver.auth().accepts(identity, driver.expiry_time()),
+            Self::Holder(grant) => match grant.key() {
+                Some(key) => {
+                    let known = driver.jwt().is_some_and(|jwt| jwt.has(key));
+                    known && grant.works(driver.expiry_time())
+                }
+                None => {
+                    let now = driver.auth().grant(driver.store(), grant.id).await?;
+                    now.is_some_and(|now| now.is(grant) && now.works(driver.expiry_time()))
+                }
+            },
         };
         if allowed { Ok(()) } else { Err(unauthenticated()) }
     }
 
-    /// The id of its token: the value of `created_by`, and the owner of an `Idempotency-Key`.
-    pub(in crate::http) fn name(&self) -> Option<String> {
-        self.id().map(|id| id.to_string())
+    /// The same for what lasts, which from now on ends with the key of a JWT too.
+    ///
+    /// # Errors
+    /// Those of [`Caller::still`]; `rate_limited` when there are too many to remember.
+    pub(in crate::http) async fn stays(&self, driver: &Driver) -> Result<(), Problem> {
+        // Before the look at the key: one that goes in between is noticed by either.
+        if let Self::Holder(grant) = self
+            && let (Some(key), Some(jwt)) = (grant.key(), driver.jwt())
+        {
+            let expires_at = grant.token.expires_at.unwrap_or_default();
+            if !jwt.is_used(grant.id, key, expires_at, driver.expiry_time()) {
+                let detail = "too many JWTs are in use at once; try again later";
+                return Err(Problem::new(Code::RateLimited, detail));
+            }
+        }
+        self.still(driver).await
+    }
+
+    /// Waits for an answer about a device, for as long as the caller is allowed to have it: until its token ends, or a label
+    /// change moves the device out of its scope.
+    ///
+    /// # Errors
+    /// `unauthenticated`, `unknown_device`, `store_unavailable`; those of the answer.
+    pub(in crate::http) async fn waits<T>(
+        &self,
+        driver: &Driver,
+        device: &DeviceId,
+        answer: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let mut changes = driver.auth().changes();
+        let mut answer = pin!(answer);
+        loop {
+            self.stays(driver).await?;
+            self.sees(driver, std::slice::from_ref(device)).await?;
+            loop {
+                let change = tokio::select! {
+                    biased;
+                    change = changes.recv() => change,
+                    answer = &mut answer => return answer,
+                };
+                // One that fell behind may have missed any.
+                if change.map_or(true, |change| self.depends_on(&change, device)) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether this change may end what the caller waits for.
+    fn depends_on(&self, change: &AccessChange, waited_for: &DeviceId) -> bool {
+        match change {
+            AccessChange::Closed => self.id().is_none(),
+            AccessChange::Token(token) => self.id() == Some(*token),
+            AccessChange::Device(device) => {
+                self.role().device() == Some(device)
+                    || (!self.visible().is_all() && device == waited_for)
+            }
+        }
+    }
+
+    /// The id of its token, or the name in its certificate: the value of `created_by`, and the owner of an `Idempotency-Key`.
+    pub(in crate::http) fn name(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Anonymous | Self::OfOpenListener => None,
+            Self::Certified(identity, _) => Some(format!("certificate:{}", identity.name).into()),
+            Self::Holder(grant) => Some(grant.name().into()),
+        }
     }
 
     /// The id of its token.
     pub(in crate::http) fn id(&self) -> Option<TokenId> {
         match self {
-            Self::Anonymous => None,
+            Self::Anonymous | Self::OfOpenListener | Self::Certified(..) => None,
             Self::Holder(grant) => Some(grant.id),
         }
     }
@@ -86,14 +190,17 @@ impl Caller {
     /// What a stream of its ends with.
     pub(in crate::http) fn token_use(&self) -> Option<TokenUse> {
         match self {
-            Self::Anonymous => None,
+            Self::Anonymous | Self::OfOpenListener => None,
+            Self::Certified(identity, _) => {
+                Some(TokenUse { id: identity.id, expires_at: Some(identity.expires_at) })
+            }
             Self::Holder(grant) => {
                 Some(TokenUse { id: grant.id, expires_at: grant.token.expires_at })
             }
         }
     }
 
-    /// How long a poll of its may wait: until its token expires at most, in whole seconds.
+    /// How long a poll or a sender of its may wait: until its token expires at most, in whole seconds.
     pub(in crate::http) fn within(&self, wait: Seconds, now: Timestamp) -> Seconds {
         let expires_at = self.token_use().and_then(|used| used.expires_at);
         let remains =
@@ -105,7 +212,16 @@ impl Caller {
     pub(in crate::http) fn token(&self) -> Token {
         match self {
             Self::Holder(grant) => grant.token.clone(),
-            Self::Anonymous => Token {
+            Self::Certified(identity, _) => Token {
+                id: None,
+                role: identity.role.clone(),
+                expires_at: Some(identity.expires_at),
+                note: Some(format!("certificate of {}", identity.name)),
+                created_at: None,
+                created_by: None,
+                last_used_at: None,
+            },
+            Self::Anonymous | Self::OfOpenListener => Token {
                 id: None,
                 role: Role::Admin,
                 expires_at: None,
@@ -120,7 +236,8 @@ impl Caller {
     /// What it may do.
     pub(in crate::http) fn role(&self) -> &Role {
         match self {
-            Self::Anonymous => &Role::Admin,
+            Self::Anonymous | Self::OfOpenListener => &Role::Admin,
+            Self::Certified(identity, _) => &identity.role,
             Self::Holder(grant) => &grant.token.role,
         }
     }
@@ -133,7 +250,8 @@ impl Caller {
     /// The devices that exist for it.
     pub(in crate::http) fn visible(&self) -> Visible {
         match self {
-            Self::Anonymous => Visible::all(),
+            Self::Anonymous | Self::OfOpenListener => Visible::all(),
+            Self::Certified(_, visible) => visible.clone(),
             Self::Holder(grant) => grant.visible.clone(),
         }
     }

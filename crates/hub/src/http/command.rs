@@ -70,7 +70,7 @@ pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
             return Err(Problem::bad_request(detail));
         }
         query.finish()?;
-        let wanted = Wanted { command, state, visible: request.caller.visible() };
+        let wanted = Wanted { command, state, caller: request.caller };
         return export::export(&request.driver, form, wanted).await;
     }
     let page = super::page_request(&mut query)?;
@@ -95,7 +95,7 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     let visible = request.caller.visible();
     let reserved =
         request.driver.watch(command, options, visible, request.caller.token_use()).await?;
-    request.caller.still(&request.driver).await?;
+    request.caller.stays(&request.driver).await?;
     Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 
@@ -106,8 +106,11 @@ pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
     let force = query.switch("force")?.unwrap_or(false);
     query.finish()?;
 
-    may_cancel(&request.driver, &request.caller, command).await?;
-    let command = request.driver.cancel(command, force, request.caller.visible()).await?;
+    let visible = request.caller.visible();
+    let command = match may_cancel(&request.driver, &request.caller, command).await? {
+        Cancels::All => request.driver.cancel(command, force, visible).await?,
+        Cancels::Part => request.driver.cancel_part(command, force, visible).await?,
+    };
     let status = if command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(problem::json(status, &command))
 }
@@ -143,21 +146,34 @@ async fn visible(driver: &Driver, caller: &Caller, command: CommandId) -> Result
     found.ok_or_else(unknown)
 }
 
-/// Checks that an operator cancels what it could have sent: the action is its, and so are all the devices. A command is
-/// cancelled as a whole.
-async fn may_cancel(driver: &Driver, caller: &Caller, command: CommandId) -> Result<(), Problem> {
-    let Role::Operator(scope) = caller.role() else { return Ok(()) };
+/// What of a command its canceller cancels.
+enum Cancels {
+    All,
+    /// The deliveries that it sees: the others are not there for it.
+    Part,
+}
+
+/// Checks that an operator may send the action of a command that it cancels.
+async fn may_cancel(
+    driver: &Driver,
+    caller: &Caller,
+    command: CommandId,
+) -> Result<Cancels, Problem> {
+    let Role::Operator(scope) = caller.role() else { return Ok(Cancels::All) };
     if scope.select.is_none() && scope.actions.is_none() {
-        return Ok(());
+        return Ok(Cancels::All);
     }
     let seen = visible(driver, caller, command).await?;
     caller.may_send(&seen.action)?;
     let whole = driver.store().command(command, Visible::all()).await?;
-    if whole.is_some_and(|whole| whole.total != seen.total) {
-        let detail = "this command is for more devices than this token is for; only who may command all of them cancels it";
+    if whole.is_none_or(|whole| whole.total == seen.total) {
+        return Ok(Cancels::All);
+    }
+    if seen.rollout.is_some() {
+        let detail = "this rollout has devices outside of the selector of your token: pause, resume, abort or cancel it with a token that sees them all";
         return Err(Problem::new(Code::Forbidden, detail));
     }
-    Ok(())
+    Ok(Cancels::Part)
 }
 
 pub(super) fn unknown() -> Problem {

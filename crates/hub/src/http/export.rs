@@ -13,9 +13,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
 
+use super::caller::Caller;
 use super::command::unknown;
 use crate::driver::Driver;
-use crate::store::{Cursor, PageRequest, Reading, StoreError, Visible};
+use crate::store::{Cursor, PageRequest, Reading, StoreError};
 
 /// A form in which they are exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl Export {
 pub(super) struct Wanted {
     pub(super) command: CommandId,
     pub(super) state: Option<DeliveryState>,
-    pub(super) visible: Visible,
+    pub(super) caller: Caller,
 }
 
 /// 200 with all of them.
@@ -95,9 +96,20 @@ impl Wanted {
     fn read(&self, driver: &Driver, after: Option<Cursor>) -> Reading<Option<Page<Delivery>>> {
         let limit = u32::try_from(PAGE_ITEMS.max).unwrap_or(u32::MAX);
         let page = PageRequest { limit, after };
-        driver.store().deliveries(self.command, self.state, page, self.visible.clone())
+        driver.store().deliveries(self.command, self.state, page, self.caller.visible())
+    }
+
+    /// A further page, as long as the caller is still allowed to have it: an export may take as long as its client pleases.
+    fn read_on(&self, driver: &Driver, after: Cursor) -> ReadingOn {
+        let (wanted, driver) = (self.clone(), driver.clone());
+        Box::pin(async move {
+            wanted.caller.still(&driver).await.map_err(io::Error::other)?;
+            wanted.read(&driver, Some(after)).await.map_err(io::Error::other)
+        })
     }
 }
+
+type ReadingOn = Pin<Box<dyn Future<Output = io::Result<Option<Page<Delivery>>>> + Send>>;
 
 /// The body. One page is in memory, and the next is read when that has been taken.
 struct Rows {
@@ -110,7 +122,7 @@ struct Rows {
 enum Next {
     /// A page, and whether it is the first; `None` when the command is gone.
     Page(Option<Page<Delivery>>, bool),
-    Reading(Reading<Option<Page<Delivery>>>),
+    Reading(ReadingOn),
     End,
 }
 
@@ -131,7 +143,7 @@ impl http_body::Body for Rows {
                     Poll::Ready(Ok(page)) => self.next = Next::Page(page, false),
                     Poll::Ready(Err(error)) => {
                         self.next = Next::End;
-                        return Poll::Ready(Some(Err(io::Error::other(error))));
+                        return Poll::Ready(Some(Err(error)));
                     }
                 },
                 Next::Page(page, first) => {
@@ -148,7 +160,7 @@ impl http_body::Body for Rows {
                             Ok(cursor) => cursor,
                             Err(error) => return Poll::Ready(Some(Err(error))),
                         };
-                        self.next = Next::Reading(self.wanted.read(&self.driver, Some(after)));
+                        self.next = Next::Reading(self.wanted.read_on(&self.driver, after));
                     }
                     let piece = self.form.write(&items, first);
                     if piece.as_ref().is_ok_and(Bytes::is_empty) {
@@ -160,3 +172,6 @@ impl http_body::Body for Rows {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::request::Request;
 use super::{problem, stream};
 use crate::driver::Readiness;
+use crate::jwt::KeysState;
 
 /// `GET /v1/events`: what happens to all devices and deliveries.
 pub(super) async fn events(request: Request) -> Result<Response, Problem> {
@@ -18,7 +19,7 @@ pub(super) async fn events(request: Request) -> Result<Response, Problem> {
     let options = stream::options(request.driver.config().heartbeat);
     let (visible, token) = (request.caller.visible(), request.caller.token_use());
     let reserved = request.driver.observe(options, visible, token)?;
-    request.caller.still(&request.driver).await?;
+    request.caller.stays(&request.driver).await?;
     Ok(stream::answer(&request.driver, &request.head, reserved).await)
 }
 
@@ -36,7 +37,16 @@ pub(super) async fn healthz(request: Request) -> Result<Response, Problem> {
 pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
     match request.driver.readiness() {
-        Readiness::Ready => Ok(status("ready")),
+        Readiness::Ready => {
+            let keys = request.driver.jwt().map(|jwt| jwt.keys().state);
+            let jwt_keys = match keys {
+                None | Some(KeysState::Ready) => return Ok(status("ready")),
+                Some(KeysState::Stale) => "stale",
+                Some(KeysState::Missing) => "missing",
+            };
+            // The hub can work; whoever comes with its own tokens and certificates does.
+            Ok(problem::json(StatusCode::OK, &Ready { status: "ready", jwt_keys }))
+        }
         Readiness::Draining => Err(Problem::draining()),
         Readiness::StoreFailed => Err(Problem::new(
             Code::StoreUnavailable,
@@ -46,6 +56,13 @@ pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
         // stores nothing more. The detail keeps an operator from searching the disk for the fault.
         Readiness::Failed => Err(Problem::new(Code::StoreUnavailable, FAILED)),
     }
+}
+
+/// Of a hub that has trouble with the keys of JWTs.
+#[derive(Serialize)]
+struct Ready {
+    status: &'static str,
+    jwt_keys: &'static str,
 }
 
 /// What an operator reads of a hub in which something panicked.

@@ -31,18 +31,45 @@ pub(super) fn empty() -> Response {
 /// `application/problem+json`, with `Retry-After` where trying again may help.
 pub(super) fn problem(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.code.status());
-    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = written(status, "application/problem+json", problem)
+    refusal(problem.code, status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), problem)
+}
+
+/// The same of one whose status, and the title with it, is not that of its code.
+pub(super) fn problem_as(status: StatusCode, title: &'static str, problem: &Problem) -> Response {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        r#type: &'static str,
+        title: &'static str,
+        status: u16,
+        detail: &'a str,
+        code: Code,
+    }
+    let Problem { code, detail, .. } = problem;
+    let (status_number, code) = (status.as_u16(), *code);
+    let body = Body { r#type: "about:blank", title, status: status_number, detail, code };
+    refusal(code, status, &body)
+}
+
+fn refusal(code: Code, status: StatusCode, body: &impl Serialize) -> Response {
+    let mut response = written(status, "application/problem+json", body)
         .unwrap_or_else(|| with_status(StatusCode::INTERNAL_SERVER_ERROR, Body::empty()));
-    if problem.code == Code::Unauthenticated {
+    if code == Code::Unauthenticated {
         let bearer = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
     }
-    if let Some(seconds) = retry_after_s(problem.code) {
+    // For the metrics and the audit log alone.
+    response.extensions_mut().insert(code);
+    if let Some(seconds) = retry_after_s(code) {
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// Lets a browser ask its user for the token of a 401, as the password of any user.
+pub(super) fn offer_basic(response: &mut Response) {
+    let basic = HeaderValue::from_static("Basic realm=\"bellwire\", charset=\"UTF-8\"");
+    response.headers_mut().append(header::WWW_AUTHENTICATE, basic);
 }
 
 /// The hub's own fault. The cause is in the log and not in the answer.

@@ -1,7 +1,7 @@
 //! A request as its handler gets it: names, query, headers, body, each to be read in the order of
 //! the checks.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -17,7 +17,8 @@ use http::{Method, header};
 use super::caller::Caller;
 use super::{body, is_name, params};
 use crate::driver::Driver;
-use crate::listen::ClientAddr;
+use crate::listen::ClientIp;
+use crate::quota::HeldBytes;
 
 /// A request that has a route, a method and a caller.
 pub(super) struct Request {
@@ -32,16 +33,23 @@ pub(super) struct Request {
     /// The route's path, with its names in braces.
     route: &'static str,
     body: Body,
+    /// The part of the bytes that may be received.
+    held: HeldBytes,
 }
 
 /// The text in a path at the position of `{which}` in its route.
-pub(super) fn segment(route: &str, head: &Parts, which: &str) -> Result<String, Problem> {
-    let segments = route.split('/').zip(head.uri.path().split('/'));
+pub(super) fn segment(route: &str, path: &str, which: &str) -> Result<String, Problem> {
+    let segments = route.split('/').zip(path.split('/'));
     let given = segments
         .filter(|(pattern, _)| is_name(pattern))
         .find(|(pattern, _)| pattern.trim_matches(['{', '}']) == which)
         .map_or("", |(_, given)| given);
     params::decode_segment(given)
+}
+
+/// The address of the client: the one place that decides what that is, for the log, for limits and for what a device shows.
+pub(super) fn address(head: &Parts) -> Option<IpAddr> {
+    head.extensions.get::<ClientIp>().map(|client| client.0.to_canonical())
 }
 
 impl Request {
@@ -53,7 +61,7 @@ impl Request {
         body: Body,
     ) -> Self {
         let arrived = Instant::now();
-        Self { driver, caller, head, arrived, route, body }
+        Self { driver, caller, head, arrived, route, body, held: HeldBytes::default() }
     }
 
     /// The name in the path at the position of `{which}` in the route.
@@ -70,7 +78,7 @@ impl Request {
     /// # Errors
     /// `bad_request` when it cannot be decoded.
     pub(super) fn segment(&self, which: &str) -> Result<String, Problem> {
-        segment(self.route, &self.head, which)
+        segment(self.route, self.head.uri.path(), which)
     }
 
     /// A path of the API as the client reaches it: where the router is nested in another program's, below that
@@ -97,14 +105,22 @@ impl Request {
         self.query()?.finish()
     }
 
-    /// The whole body; to be read once.
+    /// The whole body; to be read once. A body may take its time, so its sender must still be allowed what it was when the
+    /// head came.
     ///
     /// # Errors
-    /// `payload_too_large`, `request_timeout`, `unsupported_media_type`.
+    /// `payload_too_large`, `request_timeout`, `unsupported_media_type`; `unauthenticated` when the token ended meanwhile.
     pub(super) async fn body(&mut self, bytes_max: usize) -> Result<Bytes, Problem> {
         let within = self.driver.config().body_timeout;
         let body = std::mem::take(&mut self.body);
-        body::read(&self.head.headers, body, bytes_max, within).await
+        let bytes = body::announced(&body, bytes_max);
+        let token = self.caller.name();
+        let held = self.driver.quota().body(address(&self.head), token.as_deref(), bytes);
+        // Until the request is answered: what was read is in memory as long.
+        self.held = held.map_err(|exceeded| exceeded.problem)?;
+        let body = body::read(&self.head.headers, body, bytes_max, within).await?;
+        self.caller.still(&self.driver).await?;
+        Ok(body)
     }
 
     /// Whether this is a HEAD request, which must not change anything.
@@ -112,13 +128,12 @@ impl Request {
         self.head.method == Method::HEAD
     }
 
-    /// The address and agent of the client: the other end of the connection, not what a header
-    /// claims.
+    /// The address and agent of the client: the other end of the connection, or what the trusted proxies of the listener
+    /// say of it.
     pub(super) fn peer(&self) -> Peer {
-        let addr = self.head.extensions.get::<ClientAddr>().map(|client| client.0);
         let agent = self.head.headers.get(header::USER_AGENT);
         Peer {
-            address: addr.as_ref().map(SocketAddr::ip).map(|ip| ip.to_canonical().to_string()),
+            address: address(&self.head).map(|ip| ip.to_string()),
             agent: agent.map(|agent| {
                 let agent = String::from_utf8_lossy(agent.as_bytes());
                 agent.chars().take(AGENT_CHARS_MAX).collect()

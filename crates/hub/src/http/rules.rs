@@ -24,22 +24,29 @@ pub(super) enum Rule {
     Device,
     /// Admins, operators and the device of the path.
     DeviceOrOperator,
+    /// Admins, and tokens for metrics.
+    Metrics,
     /// Join tokens.
     Join,
 }
 
 impl Rule {
-    /// Whether a caller may call the route, given the name of the device in its path as far as it is one.
+    /// Whether a caller may call the route. `device` reads the name of the device in its path, as far as it is one.
     ///
     /// # Errors
     /// `forbidden`; `unauthenticated` for enrolment without a token.
-    pub(super) fn check(self, caller: &Caller, device: Option<&DeviceId>) -> Result<(), Problem> {
+    pub(super) fn check(
+        self,
+        caller: &Caller,
+        device: impl FnOnce() -> Option<DeviceId>,
+    ) -> Result<(), Problem> {
         let role = caller.role();
-        let own = || role.device().is_some_and(|own| Some(own) == device);
+        let own = || role.device().is_some_and(|own| Some(own) == device().as_ref());
         let allowed = match self {
             Self::Anyone | Self::Holder => true,
             Self::Admin => *role == Role::Admin,
             Self::Operator => matches!(role, Role::Admin | Role::Operator(_)),
+            Self::Metrics => matches!(role, Role::Admin | Role::Metrics),
             Self::Registrar => match role {
                 Role::Admin => true,
                 Role::Operator(scope) => scope.select.is_none(),
@@ -62,6 +69,7 @@ fn forbidden(caller: &Caller) -> Problem {
         Role::Device(_) => {
             "a device's token allows its own stream, polls, reports and facts alone".to_owned()
         }
+        Role::Metrics => "a token of role metrics allows /metrics alone".to_owned(),
         Role::Join(_) => "a join token allows enrolment alone: POST /v1/enroll".to_owned(),
         _ => format!("a token of role {role} does not allow this; see bellwire access"),
     };

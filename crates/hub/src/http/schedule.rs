@@ -52,12 +52,12 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
 
 /// `POST /v1/schedules`.
 pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
+    let created_by = owner(&request.driver, &request.caller)?;
     request.no_query()?;
     let body = request.body(SCHEDULE_BYTES_MAX).await?;
     let (plan, paused) = SchedulePlan::parse(&body, request.driver.config().data_bytes_max)?;
     check(&request.driver, &request.caller, &plan).await?;
 
-    let created_by = owner(&request.driver, &request.caller)?;
     let id = request.driver.make_schedule(plan, paused, created_by).await?;
     let made = request.driver.store().schedule(id).await?.ok_or_else(unknown)?;
     let location = request.location(&format!("/v1/schedules/{id}"));
@@ -167,14 +167,21 @@ impl Seen {
 }
 
 /// The token that a new schedule acts as: it is looked up at each run. On an open hub there need be none.
+///
+/// # Errors
+/// `forbidden` for whoever may do what no row of a token says: the holder of a JWT or of a client's certificate, on an open hub
+/// too, or its runs would be without its scope; and a caller without a credential that a closed hub lets in by an open listener.
 fn owner(driver: &Driver, caller: &Caller) -> Result<Option<TokenId>, Problem> {
-    let token = caller.id();
-    if token.is_none() && !driver.is_open() {
-        let detail =
-            "a schedule acts as the token that makes it, and this request has none that lasts";
-        return Err(Problem::new(Code::Forbidden, detail));
-    }
-    Ok(token)
+    let acts_as = match caller {
+        Caller::Holder(grant) if grant.key().is_none() => Some(Some(grant.id)),
+        Caller::Anonymous | Caller::OfOpenListener if driver.is_open() => Some(None),
+        _ => None,
+    };
+    acts_as.ok_or_else(|| {
+        let detail = "a schedule acts, at each run, as the token of this hub that makes it, and a JWT, a client certificate or no \
+                      credential at all is none; make it with a token (bellwire token create --role operator)";
+        Problem::new(Code::Forbidden, detail)
+    })
 }
 
 /// Checks what the plan says beyond its form: its times, and that the caller may do itself what it asks for.

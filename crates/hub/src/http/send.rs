@@ -1,9 +1,11 @@
 //! Sending: `POST /v1/send/{device}/{action}` and `POST /v1/commands`. Contract, section 3.
 
+use std::borrow::Cow;
+
 use axum::response::Response;
 use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Send, Target, TargetQuery};
-use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, WAIT_S};
+use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, SMALL_BODY_BYTES_MAX, WAIT_S};
 use bellwire_proto::{
     Action, Code, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds, Timestamp,
 };
@@ -38,12 +40,18 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
     let data = bodies::data(&media_type, &body)?;
     request.caller.sees(&request.driver, std::slice::from_ref(&device)).await?;
 
-    let mut send = Send::new(device, action, data);
+    let mut send = Send::new(device.clone(), action, data);
     send.ttl = ttl;
     send.run_timeout = run_timeout;
-    send.wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
+    let wait = wait.or_else(|| preferred_wait(&request)).unwrap_or(send.wait);
+    send.wait = request.caller.within(wait, request.driver.expiry_time());
     identify(&mut send, &request, key, whole_query, &media_type, &body);
-    let delivery = request.driver.send(send).await?;
+    let (driver, caller) = (&request.driver, &request.caller);
+    let delivery = match send.wait.get() {
+        0 => driver.send(send).await?,
+        // Boxed, or every send would take the memory of one that waits.
+        _ => Box::pin(caller.waits(driver, &device, driver.send(send))).await?,
+    };
     Ok(located(&request, status_of(&delivery), delivery.command, &delivery))
 }
 
@@ -67,6 +75,7 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     };
     request.caller.sees(&request.driver, targets).await?;
     if dry_run {
+        request.driver.changes_nothing();
         let preview = request.driver.preview(&envelope.target).await?;
         return Ok(problem::json(StatusCode::OK, &preview));
     }
@@ -86,7 +95,7 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     let command = if one {
         let not_before = send.not_before;
         let delivery = request.driver.send(send).await?;
-        only_one(&delivery, data, request.caller.name(), not_before)
+        only_one(&delivery, data, request.caller.name().map(Cow::into_owned), not_before)
     } else {
         request.driver.send_to_many(send, request.caller.visible()).await?
     };
@@ -100,7 +109,7 @@ pub(super) async fn retry(mut request: Request) -> Result<Response, Problem> {
     let parent: CommandId = request.name("command")?;
     request.no_query()?;
     let key = params::idempotency_key(&request.head.headers)?;
-    let body = request.body(RETRY_BYTES_MAX).await?;
+    let body = request.body(SMALL_BODY_BYTES_MAX).await?;
     let states = bodies::retry(&body)?;
     let visible = request.caller.visible();
     let found = request.driver.store().command(parent, visible.clone()).await?;
@@ -123,9 +132,6 @@ pub(super) async fn retry(mut request: Request) -> Result<Response, Problem> {
     let command = request.driver.send_to_many(send, visible).await?;
     Ok(located(&request, StatusCode::ACCEPTED, command.id, &command))
 }
-
-/// Bytes of the body of a retry: a list of states.
-const RETRY_BYTES_MAX: usize = 4096;
 
 /// 200 when the delivery has ended, 202 when it has not.
 fn status_of(delivery: &Delivery) -> StatusCode {
@@ -184,9 +190,9 @@ fn identify(
     media_type: &str,
     body: &[u8],
 ) {
-    send.created_by = request.caller.name();
+    send.created_by = request.caller.name().map(Cow::into_owned);
     if let Some(key) = key {
-        let caller = request.caller.name().unwrap_or_default();
+        let caller = send.created_by.clone().unwrap_or_default();
         let fingerprint = fingerprint(request, query, media_type, body);
         send.idempotency = Some((IdempotencyKey { caller, key }, fingerprint));
     }

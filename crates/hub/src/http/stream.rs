@@ -40,7 +40,7 @@ pub(super) async fn stream(request: Request) -> Result<Response, Problem> {
     let listen = Listen { peer, token, ..requested.listen };
     let reserved = request.driver.listen(device.clone(), listen, shape.options(heartbeat)).await?;
     // Its token may have ended while the stream was opened; from here on its end closes the stream.
-    request.caller.still(&request.driver).await?;
+    request.caller.stays(&request.driver).await?;
 
     let session = reserved.session();
     let head = shape.head(&hello(&request, device, session, shape.nonce.clone(), heartbeat));
@@ -62,14 +62,14 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
         return Ok(head_of("application/json", "no-store"));
     }
     let wait = wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
-    let wait = request.caller.within(wait, request.driver.now());
+    let wait = request.caller.within(wait, request.driver.expiry_time());
     let poll = Poll { wait, last_event_id, peer: request.peer(), token: request.caller.id() };
     let mut polled = pin!(request.driver.poll(device.clone(), poll));
     let polled = tokio::select! {
         // First, so that the poll waits in the core before its token is looked at again.
         biased;
         polled = &mut polled => polled?,
-        still = request.caller.still(&request.driver) => {
+        still = request.caller.stays(&request.driver) => {
             still?;
             polled.await?
         }

@@ -1,5 +1,7 @@
 //! Tokens and enrolment. Contract, section 6.
 
+use std::borrow::Cow;
+
 use axum::response::Response;
 use bellwire_core::Enrolment;
 use bellwire_core::record::TokenRecord;
@@ -32,7 +34,8 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
     let body = request.body(SMALL_BODY_BYTES_MAX).await?;
     let new = NewToken::parse(&body)?;
 
-    let created = request.driver.make_token(new, request.caller.name()).await?;
+    let by = request.caller.name().map(Cow::into_owned);
+    let created = request.driver.make_token(new, by).await?;
     let location = request.location(&format!("/v1/tokens/{}", created.token.0.id()));
     Ok(problem::with(problem::json(StatusCode::CREATED, &created), header::LOCATION, &location))
 }
@@ -83,7 +86,7 @@ pub(super) async fn approve(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
     request.driver.approve(device.clone()).await?;
     let shown = request.driver.device(device).await?.ok_or_else(super::device::unknown)?;
-    Ok(problem::json(StatusCode::OK, &shown))
+    Ok(super::device::answer(StatusCode::OK, &shown))
 }
 
 fn made_name(id: &TokenId) -> Result<DeviceId, Problem> {

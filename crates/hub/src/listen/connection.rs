@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,8 +29,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::{ClientAddr, ListenConfig, ListenerAddr, ServerStage, Tally, TlsConfigs, head, http2};
+use super::{
+    ClientAddr, ClientIp, ListenConfig, ListenerAddr, ListenerRules, OpenListener, ServerStage,
+    Tally, TlsConfigs, client, head, http2,
+};
 use crate::plane::{ConnectionGuard, Sink, Takeover};
+use crate::quota::{Quota, Share};
+use crate::tls::{self, ACME_TLS_ALPN, ClientIdentity};
 
 /// What every connection of a listener is given.
 #[derive(Clone)]
@@ -39,7 +44,20 @@ pub(super) struct Shared {
     pub(super) tally: Arc<Tally>,
     pub(super) stage: watch::Receiver<ServerStage>,
     pub(super) listener: ListenerAddr,
+    pub(super) rules: Arc<ListenerRules>,
     pub(super) tls: Option<TlsConfigs>,
+    pub(super) quota: Option<Arc<Quota>>,
+}
+
+impl Shared {
+    /// The share of one more connection from this address; `None` when the address has as many as it may. A trusted proxy
+    /// brings many clients, so that its own connections are not counted: what each client asks for is limited by its requests.
+    pub(super) fn connection_share(&self, peer: IpAddr) -> Option<Option<Share>> {
+        match &self.quota {
+            Some(quota) if !self.rules.trusted_proxies.contains(peer) => quota.connection(peer),
+            _ => Some(None),
+        }
+    }
 }
 
 /// Serves one accepted socket to its end.
@@ -50,8 +68,17 @@ pub(super) async fn serve(
     shared: Shared,
     router: Router,
 ) {
+    let mut stream = stream;
+    let from = match shared.rules.begins_with_header(addr.ip()) {
+        // Boxed, for few connections have one.
+        true => match Box::pin(proxied(&mut stream, addr, &shared)).await {
+            Some(client) => Origin { addr, client, identity: None },
+            None => return,
+        },
+        false => Origin { addr, client: addr.ip(), identity: None },
+    };
     let Some(tls) = &shared.tls else {
-        return serve_http1(stream, addr, guard, shared, router).await;
+        return serve_http1(stream, from, guard, shared, router).await;
     };
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.borrow().clone());
     let limit = Duration::from_millis(shared.config.handshake_ms);
@@ -60,16 +87,80 @@ pub(super) async fn serve(
         handshake = tokio::time::timeout(limit, Box::pin(acceptor.accept(stream))) => handshake,
         _ = stage.wait_for(|stage| *stage == ServerStage::Aborting) => return,
     };
+    let mut from = from;
+    if let Ok(Ok(stream)) = &handshake
+        && let Some([leaf, ..]) = stream.get_ref().1.peer_certificates()
+    {
+        from.identity = tls::identity(leaf, &shared.rules.clients).map(Arc::new);
+    }
     match handshake {
+        // An authority that checked a name by the certificate: it has seen what it wanted (RFC 8737, section 3).
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(ACME_TLS_ALPN) => {}
         // Boxed, or the task of every plain connection would be as large as a TLS session.
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
-            Box::pin(http2::serve(stream, addr, guard, shared, router)).await
+            Box::pin(http2::serve(stream, from, guard, shared, router)).await
         }
-        Ok(Ok(stream)) => Box::pin(serve_http1(stream, addr, guard, shared, router)).await,
+        Ok(Ok(stream)) => Box::pin(serve_http1(stream, from, guard, shared, router)).await,
         Ok(Err(_)) | Err(_) => {
             shared.tally.handshakes_failed.fetch_add(1, Relaxed);
         }
     }
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    /// Its other end.
+    pub(super) addr: SocketAddr,
+    /// The client, as the PROXY protocol named it; without that the same address.
+    pub(super) client: IpAddr,
+    /// Whom its certificate makes.
+    pub(super) identity: Option<Arc<ClientIdentity>>,
+}
+
+impl Origin {
+    /// Puts into a request what is known of where it comes from.
+    pub(super) fn note<B>(&self, request: &mut Request<B>, shared: &Shared) {
+        let client = shared.rules.client(self.client, request.headers());
+        let extensions = request.extensions_mut();
+        extensions.insert(ClientAddr(self.addr));
+        extensions.insert(ClientIp(client));
+        extensions.insert(shared.listener);
+        if let Some(identity) = &self.identity {
+            extensions.insert(identity.clone());
+        }
+        if shared.rules.open {
+            extensions.insert(OpenListener);
+        }
+    }
+}
+
+/// The client that a trusted proxy names before everything else; `None` when the connection is of no use.
+async fn proxied(stream: &mut TcpStream, addr: SocketAddr, shared: &Shared) -> Option<IpAddr> {
+    let limit = Duration::from_millis(shared.config.header_read_ms);
+    let mut stage = shared.stage.clone();
+    let header = tokio::select! {
+        header = tokio::time::timeout(limit, client::read_proxy_header(stream)) => header,
+        _ = stage.wait_for(|stage| *stage == ServerStage::Aborting) => return None,
+    };
+    let reason = match header {
+        Ok(Ok(named)) => return Some(named.unwrap_or(addr.ip())),
+        // A check of the proxy's that only connects.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return None,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it took too long".to_owned(),
+    };
+    shared.tally.proxy_headers_refused.fetch_add(1, Relaxed);
+    if let Some(refused) = shared.tally.headerless.occurred(std::time::Instant::now()) {
+        tracing::warn!(
+            proxy = %addr.ip(),
+            refused,
+            "closed a connection of a trusted proxy, because {reason}: set it up to send one (HAProxy: send-proxy-v2, \
+             nginx: proxy_protocol on), or leave proxy_protocol out of the listener {}",
+            shared.listener
+        );
+    }
+    None
 }
 
 /// HTTP/2 in ALPN (RFC 9113, section 3.1).
@@ -87,20 +178,21 @@ enum End {
 
 async fn serve_http1<T: Transport>(
     transport: T,
-    addr: SocketAddr,
+    from: Origin,
     guard: ConnectionGuard,
     shared: Shared,
     router: Router,
 ) {
-    let Shared { config, tally, mut stage, listener, .. } = shared;
+    let (config, tally) = (shared.config.clone(), shared.tally.clone());
+    let mut stage = shared.stage.clone();
     let activity = Arc::new(Activity::new());
     let takeover = Takeover::default();
     let _closing = CloseOnDrop(&takeover);
     let head_bytes_max = config.head_bytes_max.max(8192);
     let requests = Requests {
         router,
-        addr,
-        listener,
+        from,
+        shared,
         takeover: takeover.clone(),
         activity: activity.clone(),
         head_bytes_max,
@@ -367,8 +459,8 @@ impl<T: Transport> AsyncWrite for MonitoredTransport<T> {
 /// The router as a service of hyper.
 struct Requests {
     router: Router,
-    addr: SocketAddr,
-    listener: ListenerAddr,
+    from: Origin,
+    shared: Shared,
     takeover: Takeover,
     activity: Arc<Activity>,
     head_bytes_max: usize,
@@ -382,8 +474,7 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.activity.lock().phase = Phase::Busy;
         let busy = Busy(self.activity.clone());
-        request.extensions_mut().insert(ClientAddr(self.addr));
-        request.extensions_mut().insert(self.listener);
+        self.from.note(&mut request, &self.shared);
         request.extensions_mut().insert(self.takeover.clone());
         if let Some(refused) = head::too_large(&request, self.head_bytes_max) {
             return Box::pin(async move { Ok(refused.map(|body| BusyBody::new(body, busy))) });

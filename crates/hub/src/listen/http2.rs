@@ -5,14 +5,15 @@
 //! chose by ALPN. Pings are answered, and sent to detect a dead peer.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
-use bellwire_proto::limits::{HTTP2_PING_INTERVAL, HTTP2_PING_TIMEOUT, HTTP2_STREAMS_MAX};
+use bellwire_proto::limits::{
+    HTTP2_PING_INTERVAL, HTTP2_PING_TIMEOUT, HTTP2_STREAMS_MAX, RETRY_AFTER_QUEUE_S,
+};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -21,25 +22,28 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::{BusyBody, Shared};
-use super::{ClientAddr, ListenConfig, ServerStage, head};
+use super::connection::{BusyBody, Origin, Shared};
+use super::{ListenConfig, ServerStage, head};
 use crate::plane::ConnectionGuard;
+use crate::quota::Share;
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
     transport: TlsStream<TcpStream>,
-    addr: SocketAddr,
+    from: Origin,
     _guard: ConnectionGuard,
     shared: Shared,
     router: Router,
 ) {
-    let Shared { config, mut stage, listener, .. } = shared;
+    let (config, mut stage) = (shared.config.clone(), shared.stage.clone());
     let in_flight = Arc::new(AtomicUsize::new(0));
     let requests = service_fn(|mut request: Request<Incoming>| {
-        let busy = Busy::new(&in_flight);
-        request.extensions_mut().insert(ClientAddr(addr));
-        request.extensions_mut().insert(listener);
-        let refused = head::too_large(&request, config.head_bytes_max);
+        // Each counts as the connection that it would be with HTTP/1.1.
+        let share = shared.connection_share(from.addr.ip());
+        let too_many = share.is_none().then(too_many);
+        let busy = Busy::new(&in_flight, share.flatten());
+        from.note(&mut request, &shared);
+        let refused = too_many.or_else(|| head::too_large(&request, config.head_bytes_max));
         let answer = tower::ServiceExt::oneshot(router.clone(), request);
         async move {
             let answer = match refused {
@@ -68,6 +72,16 @@ pub(super) async fn serve(
     }
 }
 
+/// The answer to a request beyond what an address may have open.
+fn too_many() -> Response<axum::body::Body> {
+    let mut response = Response::new(axum::body::Body::empty());
+    *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+    response
+        .headers_mut()
+        .insert(http::header::RETRY_AFTER, http::HeaderValue::from(RETRY_AFTER_QUEUE_S));
+    response
+}
+
 fn builder(config: &ListenConfig) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -94,12 +108,12 @@ async fn idle(in_flight: &AtomicUsize, config: &ListenConfig) {
 }
 
 /// A request in flight, until this is dropped with its answer's body.
-struct Busy(Arc<AtomicUsize>);
+struct Busy(Arc<AtomicUsize>, #[expect(dead_code, reason = "it is held")] Option<Share>);
 
 impl Busy {
-    fn new(in_flight: &Arc<AtomicUsize>) -> Self {
+    fn new(in_flight: &Arc<AtomicUsize>, share: Option<Share>) -> Self {
         in_flight.fetch_add(1, Relaxed);
-        Self(in_flight.clone())
+        Self(in_flight.clone(), share)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bellwire_proto::limits::{
-    STREAM_ATTACH_TIMEOUT_MS, STREAM_FIN_TIMEOUT_MS, STREAM_LINGER_MS, UNSENT_BYTES_MAX,
+    STREAM_ATTACH_TIMEOUT_MS, STREAM_FIN_TIMEOUT_MS, STREAM_LINGER_MS, UNSENT_BYTES_IN_ALL,
+    UNSENT_BYTES_MAX,
 };
 
 use super::clock::{Clock, SystemClock};
@@ -18,6 +19,10 @@ pub struct PlaneConfig {
     /// [`CloseReason::Overloaded`](super::CloseReason::Overloaded). So a stream holds at most this, one frame, and what gathers in
     /// one iteration (64 KiB). Default 1 MiB (contract, section 4).
     pub unsent_bytes_max: usize,
+    /// Bytes that all streams together may have unsent; 0 is no limit. Beyond it a frame for a stream that has some unsent ends
+    /// that stream in the same way; those that are up to date go on. What sinks hold is not among them: 64 KiB of a body, a
+    /// record of 16 KiB of TLS, at most. Default 512 MiB.
+    pub unsent_bytes_in_all_max: usize,
     /// The last frame of a stream that ends as overloaded, behind what is unsent.
     pub overloaded_last: Option<Frame>,
     /// A reservation that has no sink after this time is closed as
@@ -37,6 +42,7 @@ impl Default for PlaneConfig {
         Self {
             shards: 0,
             unsent_bytes_max: UNSENT_BYTES_MAX,
+            unsent_bytes_in_all_max: UNSENT_BYTES_IN_ALL.default as usize,
             overloaded_last: None,
             reservation_ms: STREAM_ATTACH_TIMEOUT_MS,
             linger_ms: STREAM_LINGER_MS,
@@ -50,6 +56,7 @@ impl Default for PlaneConfig {
 #[derive(Clone)]
 pub(super) struct Limits {
     pub(super) unsent_bytes_max: usize,
+    pub(super) unsent_bytes_in_all_max: usize,
     pub(super) overloaded_last: Option<Frame>,
     pub(super) reservation_ms: u64,
     pub(super) linger_ms: u64,
@@ -62,6 +69,10 @@ impl Limits {
     pub(super) fn of(config: &PlaneConfig) -> Self {
         Self {
             unsent_bytes_max: config.unsent_bytes_max,
+            unsent_bytes_in_all_max: match config.unsent_bytes_in_all_max {
+                0 => usize::MAX,
+                most => most,
+            },
             overloaded_last: config.overloaded_last.clone(),
             reservation_ms: config.reservation_ms,
             linger_ms: config.linger_ms,

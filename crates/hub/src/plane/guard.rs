@@ -3,27 +3,39 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::quota::Share;
+
 /// Counts one open connection for as long as it lives, in a counter of its maker; it moves with the
 /// socket from the accept loop to the plane.
 #[derive(Debug)]
-pub struct ConnectionGuard(Option<Arc<AtomicUsize>>);
+pub struct ConnectionGuard {
+    open: Option<Arc<AtomicUsize>>,
+    _share: Option<Share>,
+}
 
 impl ConnectionGuard {
     /// Raises `open`, and lowers it again when dropped.
     pub fn new(open: &Arc<AtomicUsize>) -> Self {
         open.fetch_add(1, Relaxed);
-        Self(Some(open.clone()))
+        Self { open: Some(open.clone()), _share: None }
+    }
+
+    /// Holds the part of what its address may have open as well.
+    pub(crate) fn with(self, share: Option<Share>) -> Self {
+        let mut guard = self;
+        guard._share = share;
+        guard
     }
 
     /// For sockets that are not counted.
     pub fn none() -> Self {
-        Self(None)
+        Self { open: None, _share: None }
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        if let Some(open) = &self.0 {
+        if let Some(open) = &self.open {
             open.fetch_sub(1, Relaxed);
         }
     }

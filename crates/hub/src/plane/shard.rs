@@ -231,7 +231,7 @@ impl Shard {
         match stream.state {
             StreamState::Reserved => {
                 stream.state = StreamState::Open;
-                self.counters.attached();
+                self.counters.attached(sink.transport());
             }
             // Closed before its sink was attached: the client still gets what was enqueued.
             StreamState::Ending => stream.deadline_ms = now_ms + linger_ms,
@@ -248,7 +248,7 @@ impl Shard {
         }
         stream.sink = Some(sink);
         let framing = stream.framing;
-        stream.outbox().start(head, framing);
+        stream.outbox(&self.counters.unsent).start(head, framing);
         self.wheel.set(key.slot, stream.due_at_ms());
         self.mark_dirty(key.slot);
         if let Err(error) = started {
@@ -258,12 +258,16 @@ impl Shard {
     }
 
     fn send(&mut self, key: Key, frame: &Frame, receipt: Receipt) {
-        let unsent_bytes_max = self.limits.unsent_bytes_max;
+        let Limits { unsent_bytes_max, unsent_bytes_in_all_max, .. } = self.limits;
+        let too_much_in_all = self.counters.unsent.bytes() > unsent_bytes_in_all_max;
         let Some(stream) = self.find(key) else { return };
         if !matches!(stream.state, StreamState::Open | StreamState::Reserved) {
             return;
         }
-        if stream.unsent() > unsent_bytes_max {
+        let unsent = stream.unsent();
+        // Of one that has yet to be attached it is not known whether its reader is behind.
+        let is_behind = stream.state == StreamState::Open && unsent > 0;
+        if unsent > unsent_bytes_max || too_much_in_all && is_behind {
             let last = self.limits.overloaded_last.clone();
             self.end(key.slot, last, CloseReason::Overloaded);
             return;

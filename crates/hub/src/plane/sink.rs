@@ -32,6 +32,31 @@ enum Kind {
     Body(BodyWriter),
 }
 
+/// What carries a stream, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkTransport {
+    /// A socket.
+    Plain,
+    /// A socket with TLS.
+    Tls,
+    /// A response body: HTTP/2, or another program's server.
+    Body,
+}
+
+impl SinkTransport {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Tls, Self::Body];
+
+    /// As a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Tls => "tls",
+            Self::Body => "body",
+        }
+    }
+}
+
 struct Tls {
     socket: TcpStream,
     session: ServerConnection,
@@ -73,6 +98,14 @@ impl Sink {
     pub fn body() -> (Self, StreamBody) {
         let (writer, body) = super::body::pair();
         (Self(Kind::Body(writer)), body)
+    }
+
+    pub(crate) fn transport(&self) -> SinkTransport {
+        match self.0 {
+            Kind::Plain { .. } => SinkTransport::Plain,
+            Kind::Tls(_) => SinkTransport::Tls,
+            Kind::Body(_) => SinkTransport::Body,
+        }
     }
 
     pub(crate) fn is_body(&self) -> bool {

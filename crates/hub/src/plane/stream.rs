@@ -2,6 +2,8 @@
 //! an [`Outbox`] that exists only while something is.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bellwire_proto::limits::{COMPAT_DELAY_MS, PROBE_INTERVAL_MS, PROBES};
 use bytes::{Bytes, BytesMut};
@@ -181,12 +183,10 @@ impl Stream {
         held + self.outbox.as_ref().map_or(0, |outbox| outbox.queued + outbox.early_bytes)
     }
 
-    /// The outbox, made when there is none.
-    pub(crate) fn outbox(&mut self) -> &mut Outbox {
+    /// The outbox, made when there is none: what it holds is counted in `all`.
+    pub(crate) fn outbox(&mut self, all: &Arc<UnsentTotal>) -> &mut Outbox {
         let held = self.sink.as_ref().map_or(0, Sink::held) as u64;
-        self.outbox.get_or_insert_with(|| {
-            Box::new(Outbox { enqueued: held, taken: held, ..Outbox::default() })
-        })
+        self.outbox.get_or_insert_with(|| Box::new(Outbox::new(all.clone(), held)))
     }
 
     fn every_ms(&self) -> u64 {
@@ -207,9 +207,19 @@ impl Stream {
     }
 }
 
+/// Bytes that the outboxes of a plane hold, of all its shards.
+#[derive(Debug, Default)]
+pub(crate) struct UnsentTotal(AtomicUsize);
+
+impl UnsentTotal {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
+
 /// What was enqueued for a stream and is unsent. Idle streams have none.
-#[derive(Default)]
 pub(crate) struct Outbox {
+    all: Arc<UnsentTotal>,
     queue: VecDeque<Bytes>,
     /// Bytes in `queue`.
     queued: usize,
@@ -223,18 +233,42 @@ pub(crate) struct Outbox {
     early_bytes: usize,
 }
 
+/// What is held goes with it, however the stream ended.
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(self.queued + self.early_bytes, Relaxed);
+    }
+}
+
 impl Outbox {
+    /// One in front of a sink that holds so many bytes.
+    fn new(all: Arc<UnsentTotal>, held: u64) -> Self {
+        Self {
+            all,
+            queue: VecDeque::new(),
+            queued: 0,
+            enqueued: held,
+            taken: held,
+            tags: VecDeque::new(),
+            early: Vec::new(),
+            early_bytes: 0,
+        }
+    }
+
     pub(crate) fn push(&mut self, bytes: Bytes) {
         if bytes.is_empty() {
             return;
         }
         self.queued += bytes.len();
+        self.all.0.fetch_add(bytes.len(), Relaxed);
         self.enqueued += bytes.len() as u64;
         self.queue.push_back(bytes);
     }
 
     pub(crate) fn push_early(&mut self, frame: Frame, written: Option<u64>) {
-        self.early_bytes += frame.len(Framing::Chunked);
+        let bytes = frame.len(Framing::Chunked);
+        self.early_bytes += bytes;
+        self.all.0.fetch_add(bytes, Relaxed);
         self.early.push((frame, written));
     }
 
@@ -260,7 +294,7 @@ impl Outbox {
                 self.tag(tag, joined.len());
             }
         }
-        self.early_bytes = 0;
+        self.all.0.fetch_sub(std::mem::take(&mut self.early_bytes), Relaxed);
         self.push(joined.freeze());
     }
 
@@ -272,7 +306,9 @@ impl Outbox {
     /// The sink accepted `bytes` from the front.
     pub(crate) fn advance(&mut self, mut bytes: usize) {
         self.taken += bytes as u64;
-        self.queued = self.queued.saturating_sub(bytes);
+        let unsent = self.queued.saturating_sub(bytes);
+        self.all.0.fetch_sub(self.queued - unsent, Relaxed);
+        self.queued = unsent;
         while let Some(piece) = self.queue.front_mut() {
             if piece.len() > bytes {
                 bytes::Buf::advance(piece, bytes);

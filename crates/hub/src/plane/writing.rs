@@ -8,6 +8,7 @@ use std::io;
 use super::frame::Frame;
 use super::sequence::Sequence;
 use super::shard::Shard;
+use super::sink::{Sink, SinkTransport};
 use super::stream::{Stream, StreamState};
 use super::stream_id::Key;
 use super::{CloseReason, Receipt, StreamEvent};
@@ -27,13 +28,13 @@ impl Shard {
             Receipt::None | Receipt::Buffered(_) => None,
         };
         if stream.sink.is_none() {
-            stream.outbox().push_early(frame.clone(), written);
+            stream.outbox(&self.counters.unsent).push_early(frame.clone(), written);
             return;
         }
         stream.gathered = self.sequences.append(stream.gathered, frame);
         let gathered = self.sequences.len(stream.gathered, stream.framing);
         if let Some(tag) = written {
-            stream.outbox().tag(tag, gathered);
+            stream.outbox(&self.counters.unsent).tag(tag, gathered);
         }
         self.mark_dirty(slot);
         if gathered >= GATHERED_BYTES_MAX {
@@ -62,7 +63,7 @@ impl Shard {
         if waiting || stream.blocked || gathered.is_empty() {
             if !gathered.is_empty() {
                 let bytes = self.sequences.joined(gathered, stream.framing);
-                stream.outbox().push(bytes);
+                stream.outbox(&self.counters.unsent).push(bytes);
             }
             if !stream.blocked {
                 self.drain(slot);
@@ -80,7 +81,7 @@ impl Shard {
                 self.after_write(slot);
             }
             Ok(count) => {
-                let outbox = stream.outbox();
+                let outbox = stream.outbox(&self.counters.unsent);
                 // The bytes pass through the queue, so that it counts what the sink accepts of them.
                 outbox.push(bytes);
                 outbox.advance(count);
@@ -90,7 +91,7 @@ impl Shard {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 stream.blocked = true;
-                stream.outbox().push(bytes);
+                stream.outbox(&self.counters.unsent).push(bytes);
             }
             Err(error) => self.abort(slot, CloseReason::of(&error)),
         }
@@ -156,7 +157,7 @@ impl Shard {
             StreamState::Reserved => (),
             StreamState::Free | StreamState::Ending | StreamState::Draining => return,
         }
-        let was_attached = stream.sink.is_some();
+        let was_attached = stream.sink.as_ref().map(Sink::transport);
         stream.state = StreamState::Ending;
         self.wheel.set(slot, stream.deadline_ms);
         if let Some(outbox) = &mut stream.outbox {
@@ -175,7 +176,8 @@ impl Shard {
             return;
         };
         if matches!(stream.state, StreamState::Open | StreamState::Reserved) {
-            self.report_closed(slot, reason, stream.sink.is_some());
+            let was_attached = stream.sink.as_ref().map(Sink::transport);
+            self.report_closed(slot, reason, was_attached);
         }
         self.release(slot);
     }
@@ -195,7 +197,12 @@ impl Shard {
         self.freed.push(key.next());
     }
 
-    fn report_closed(&mut self, slot: u32, reason: CloseReason, was_attached: bool) {
+    fn report_closed(
+        &mut self,
+        slot: u32,
+        reason: CloseReason,
+        was_attached: Option<SinkTransport>,
+    ) {
         let stream = self.id(slot);
         self.counters.closed(reason, was_attached);
         self.batch.push(StreamEvent::Closed { stream, reason });

@@ -5,7 +5,11 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bellwire_proto::device::SortKey;
+use bellwire_proto::labels::is_label_key;
 use bellwire_proto::{DeviceId, ScheduleId, Seq, TokenId};
+
+use super::DevicePlace;
 
 /// The position after which a page begins.
 ///
@@ -26,8 +30,14 @@ pub struct Cursor(Position);
 enum Position {
     Seq(Seq),
     Device(DeviceId),
+    Sealed(Vec<u8>),
     Token(TokenId),
     Schedule(ScheduleId),
+    Audit(u64),
+    /// The key of a label.
+    Key(String),
+    /// In an order that is not that of names: by what, and where.
+    Sorted(SortKey, DevicePlace),
 }
 
 /// Text that is no cursor, or a cursor of another list.
@@ -38,8 +48,13 @@ pub struct BadCursor;
 /// The first byte: what follows, and in which version of this encoding.
 const SEQ_V1: u8 = 0x11;
 const DEVICE_V1: u8 = 0x12;
+const SEALED_V1: u8 = 0x17;
 const TOKEN_V1: u8 = 0x13;
-const SCHEDULE_V1: u8 = 0x15;
+const SCHEDULE_V1: u8 = 0x18;
+const AUDIT_V1: u8 = 0x1a;
+const LAST_SEEN_V1: u8 = 0x14;
+const QUEUED_V1: u8 = 0x15;
+const KEY_V1: u8 = 0x16;
 
 impl Cursor {
     /// In a list of commands: after this one.
@@ -63,6 +78,44 @@ impl Cursor {
         }
     }
 
+    /// In a list of labels: after this key.
+    pub const fn after_key(key: String) -> Self {
+        Self(Position::Key(key))
+    }
+
+    /// The key, if this is a cursor of labels.
+    ///
+    /// # Errors
+    /// When it is one of another list.
+    pub fn key(&self) -> Result<&str, BadCursor> {
+        match &self.0 {
+            Position::Key(key) => Ok(key),
+            _ => Err(BadCursor),
+        }
+    }
+
+    /// In a list of devices that is sorted so: after this one.
+    pub fn after_place(by: SortKey, place: DevicePlace) -> Self {
+        Self(match by {
+            SortKey::Id => Position::Device(place.device),
+            by => Position::Sorted(by, place),
+        })
+    }
+
+    /// The place, if this is a cursor of devices that are sorted so.
+    ///
+    /// # Errors
+    /// When it is one of another list, or of another order.
+    pub fn place(&self, by: SortKey) -> Result<DevicePlace, BadCursor> {
+        match &self.0 {
+            Position::Device(device) if by == SortKey::Id => {
+                Ok(DevicePlace { device: device.clone(), value: 0 })
+            }
+            Position::Sorted(sorted, place) if *sorted == by => Ok(place.clone()),
+            _ => Err(BadCursor),
+        }
+    }
+
     /// The device, if this is a cursor of a list by name.
     ///
     /// # Errors
@@ -71,6 +124,19 @@ impl Cursor {
         match &self.0 {
             Position::Device(device) => Ok(device),
             _ => Err(BadCursor),
+        }
+    }
+
+    /// In a list by device name: after one that only the store can name.
+    pub(super) const fn sealed(bytes: Vec<u8>) -> Self {
+        Self(Position::Sealed(bytes))
+    }
+
+    /// What the store has to open, if this is such a cursor.
+    pub(super) fn as_sealed(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Position::Sealed(bytes) => Some(bytes),
+            _ => None,
         }
     }
 
@@ -105,6 +171,22 @@ impl Cursor {
             _ => Err(BadCursor),
         }
     }
+
+    /// In the audit log: after this entry.
+    pub const fn after_audit(entry: u64) -> Self {
+        Self(Position::Audit(entry))
+    }
+
+    /// The entry, if this is a cursor of the audit log.
+    ///
+    /// # Errors
+    /// When it is one of another list.
+    pub const fn audit(&self) -> Result<u64, BadCursor> {
+        match &self.0 {
+            Position::Audit(entry) => Ok(*entry),
+            _ => Err(BadCursor),
+        }
+    }
 }
 
 impl fmt::Display for Cursor {
@@ -112,8 +194,16 @@ impl fmt::Display for Cursor {
         let bytes = match &self.0 {
             Position::Seq(seq) => [&[SEQ_V1][..], &seq.get().to_be_bytes()].concat(),
             Position::Device(device) => [&[DEVICE_V1][..], device.as_str().as_bytes()].concat(),
+            Position::Sealed(bytes) => [&[SEALED_V1][..], bytes].concat(),
+            Position::Audit(entry) => [&[AUDIT_V1][..], &entry.to_be_bytes()].concat(),
             Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
             Position::Schedule(id) => [&[SCHEDULE_V1][..], &id.to_bytes()].concat(),
+            Position::Key(key) => [&[KEY_V1][..], key.as_bytes()].concat(),
+            Position::Sorted(by, place) => {
+                let kind = if *by == SortKey::Queued { QUEUED_V1 } else { LAST_SEEN_V1 };
+                let device = place.device.as_str().as_bytes();
+                [&[kind][..], &place.value.to_be_bytes(), device].concat()
+            }
         };
         f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
     }
@@ -129,9 +219,28 @@ impl FromStr for Cursor {
                 let seq = rest.try_into().map_err(|_| BadCursor)?;
                 Position::Seq(Seq::new(u64::from_be_bytes(seq)))
             }
+            Some((&AUDIT_V1, rest)) => {
+                let entry = rest.try_into().map_err(|_| BadCursor)?;
+                Position::Audit(u64::from_be_bytes(entry))
+            }
             Some((&DEVICE_V1, rest)) => {
                 let name = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
                 Position::Device(name.parse().map_err(|_| BadCursor)?)
+            }
+            Some((&SEALED_V1, rest)) => Position::Sealed(rest.to_vec()),
+            Some((&kind @ (LAST_SEEN_V1 | QUEUED_V1), rest)) => {
+                let (value, name) = rest.split_first_chunk().ok_or(BadCursor)?;
+                let name = std::str::from_utf8(name).map_err(|_| BadCursor)?;
+                let device = name.parse().map_err(|_| BadCursor)?;
+                let by = if kind == QUEUED_V1 { SortKey::Queued } else { SortKey::LastSeen };
+                Position::Sorted(by, DevicePlace { device, value: i64::from_be_bytes(*value) })
+            }
+            Some((&KEY_V1, rest)) => {
+                let key = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
+                if !is_label_key(key) {
+                    return Err(BadCursor);
+                }
+                Position::Key(key.to_owned())
             }
             Some((&TOKEN_V1, rest)) => {
                 let id = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
@@ -160,6 +269,17 @@ mod tests {
             Cursor::after_device(device),
             Cursor::after_token(TokenId::from_random([7; 10])),
             Cursor::after_schedule(ScheduleId::from_parts(7, [7; 10])),
+            Cursor::after_audit(9),
+            Cursor::after_key("example.com/site".to_owned()),
+            Cursor::after_place(
+                SortKey::LastSeen,
+                DevicePlace { device: "a".parse().unwrap(), value: -1 },
+            ),
+            Cursor::after_place(
+                SortKey::Queued,
+                DevicePlace { device: "b".parse().unwrap(), value: i64::MAX },
+            ),
+            Cursor::sealed(vec![0, 255]),
         ] {
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
@@ -176,5 +296,9 @@ mod tests {
         assert_eq!(Cursor::after_seq(Seq::new(1)).device(), Err(BadCursor));
         let device = Cursor::after_device("a".parse().unwrap());
         assert_eq!(device.seq(), Err(BadCursor));
+        assert!(device.place(SortKey::Id).is_ok());
+        assert_eq!(device.place(SortKey::Queued), Err(BadCursor));
+        let queued = Cursor::after_place(SortKey::Queued, device.place(SortKey::Id).unwrap());
+        assert_eq!(queued.place(SortKey::LastSeen), Err(BadCursor));
     }
 }

@@ -13,20 +13,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bellwire_core::record::{Load, ScheduleRecord, TokenRecord, Txn};
+use bellwire_core::record::{Load, ScheduleRecord, TargetPage, TokenRecord, Txn};
 use bellwire_core::{Recovered, TargetQuery};
+use bellwire_proto::device::LabelCounts;
 use bellwire_proto::limits::STORE_READS_WAITING_MAX;
 use bellwire_proto::{
-    Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page, ScheduleId,
-    TokenId,
+    AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page,
+    ScheduleId, TokenId,
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::queue::{Queue, Refused};
 use super::{
-    CommandFilter, DeviceFilter, FoundPage, PageRequest, Reading, Snapshot, Store, StoreError,
-    StoreEvents, StoredDevice, StoredToken, StoredWait, Visible,
+    AuditFilter, BadCursor, CommandFilter, CommitTimes, Cursor, DeviceFilter, DevicePlace,
+    DevicePlaces, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents, StoredDevice,
+    StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -34,14 +36,19 @@ use in_use::FilesInUse;
 pub use options::{OpenError, Options};
 use readers::Job;
 use schema::StoreFile;
+use seal::Seal;
+use space::{Space, SpaceWatch};
 use threads::Threads;
 
 mod anchor;
+mod attributes;
+mod audit;
 mod check;
 mod checkpoint;
 mod folder;
 mod found;
 mod in_use;
+mod label_counts;
 mod lists;
 mod loads;
 mod options;
@@ -52,6 +59,9 @@ mod rollouts;
 mod rows;
 mod schedules;
 mod schema;
+mod seal;
+mod select;
+mod space;
 mod threads;
 mod tokens;
 mod waits;
@@ -101,13 +111,23 @@ pub struct SqliteStore {
 struct Shared {
     file: StoreFile,
     in_use: FilesInUse,
+    seal: Arc<Seal>,
+    space: Space,
+    bytes_max: u64,
+    free_min: u64,
     history_retention: Duration,
+    audit_keep: Duration,
+    audit_bytes_max: u64,
     clock: Clock,
     txns: Queue<Txn>,
     loads: Queue<Load>,
     jobs: Queue<Job>,
+    /// Reads and loads that were asked for.
+    #[cfg(test)]
+    reads: std::sync::atomic::AtomicU64,
     /// Wakes the thread that moves the log into the database; nothing is ever in it.
     checkpoints: Queue<()>,
+    commits: CommitTimes,
     /// The error that ended the writing.
     failed: OnceLock<StoreError>,
     /// An error that a reader met and the writer has not reported yet.
@@ -141,16 +161,26 @@ impl SqliteStore {
         let resumed = || anchor.map_or_else(Clock::start, Clock::resume);
         let clock = options.clock.unwrap_or_else(resumed);
         let recovered = recover::recover(&mut writer, clock.now()).map_err(sqlite)?;
+        let seal = Seal::of(&writer).map_err(sqlite)?;
         let in_use = FilesInUse::of(&path);
         let shared = Shared {
             file,
             in_use,
+            seal: Arc::new(seal),
+            space: Space::default(),
+            bytes_max: options.bytes_max,
+            free_min: options.free_min,
             history_retention: options.history_retention,
+            audit_keep: options.audit_keep,
+            audit_bytes_max: options.audit_bytes_max,
             clock,
             txns: Queue::default(),
             loads: Queue::default(),
             jobs: Queue::default(),
+            #[cfg(test)]
+            reads: Default::default(),
             checkpoints: Queue::default(),
+            commits: CommitTimes::default(),
             failed: OnceLock::new(),
             suspected: OnceLock::new(),
         };
@@ -197,6 +227,23 @@ impl SqliteStore {
         Ok(())
     }
 
+    /// Where a page by device name begins, and what seals the cursor to the next.
+    fn after_device(
+        &self,
+        page: &PageRequest,
+    ) -> Result<(Option<DeviceId>, Arc<Seal>), StoreError> {
+        let seal = &self.shared.seal;
+        let after = page.after.clone().map(|cursor| seal.open(cursor)).transpose()?;
+        let device = after.map(|cursor| cursor.device().cloned()).transpose()?;
+        Ok((device, seal.clone()))
+    }
+
+    /// How many reads and loads were asked for.
+    #[cfg(test)]
+    pub(crate) fn reads(&self) -> u64 {
+        self.shared.reads.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Has a reader run `read`. It is in the queue when this returns.
     fn read<T: Send + 'static>(
         &self,
@@ -210,6 +257,8 @@ impl SqliteStore {
                 let _gone = answer.send(read.map_err(|e| readers::unreadable(shared, e)));
             }
         });
+        #[cfg(test)]
+        self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let put = self.shared.jobs.put(job, STORE_READS_WAITING_MAX);
         Box::pin(async move {
             match put {
@@ -228,6 +277,8 @@ impl Store for SqliteStore {
     }
 
     fn load(&self, load: Load) {
+        #[cfg(test)]
+        self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let _dropped = self.shared.loads.put(load, usize::MAX);
     }
 
@@ -263,9 +314,9 @@ impl Store for SqliteStore {
         page: PageRequest,
         visible: Visible,
     ) -> Reading<Option<Page<StoredWait>>> {
-        match after_device(&page) {
-            Ok(after) => self.read(move |connection| {
-                waits::waits(connection, id, page.limit, after.as_ref(), &visible)
+        match self.after_device(&page) {
+            Ok((after, seal)) => self.read(move |connection| {
+                waits::waits(connection, id, page.limit, after.as_ref(), &visible, &seal)
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
@@ -278,9 +329,10 @@ impl Store for SqliteStore {
         page: PageRequest,
         visible: Visible,
     ) -> Reading<Option<Page<Delivery>>> {
-        match after_device(&page) {
-            Ok(after) => self.read(move |connection| {
-                lists::deliveries(connection, id, state, page.limit, after.as_ref(), &visible)
+        match self.after_device(&page) {
+            Ok((after, seal)) => self.read(move |connection| {
+                let after = after.as_ref();
+                lists::deliveries(connection, id, state, page.limit, after, &visible, &seal)
             }),
             Err(bad) => Box::pin(std::future::ready(Err(bad))),
         }
@@ -303,12 +355,32 @@ impl Store for SqliteStore {
         self.read(move |connection| lists::devices_named(connection, &ids))
     }
 
-    fn devices(&self, filter: DeviceFilter, page: PageRequest) -> Reading<Page<StoredDevice>> {
-        match after_device(&page) {
+    fn devices(
+        &self,
+        filter: DeviceFilter,
+        after: Option<DevicePlace>,
+        limit: u32,
+        rows_max: u32,
+    ) -> Reading<DevicePlaces> {
+        self.read(move |connection| {
+            lists::devices(connection, &filter, after.as_ref(), limit, rows_max)
+        })
+    }
+
+    fn devices_fitting(
+        &self,
+        filter: DeviceFilter,
+        devices: Vec<DeviceId>,
+    ) -> Reading<Vec<DeviceId>> {
+        self.read(move |connection| select::fitting(connection, &filter, devices))
+    }
+
+    fn labels(&self, page: PageRequest, visible: Visible) -> Reading<Page<LabelCounts>> {
+        match page.after.map(|cursor| cursor.key().map(str::to_owned)).transpose() {
             Ok(after) => self.read(move |connection| {
-                lists::devices(connection, &filter, page.limit, after.as_ref())
+                label_counts::page(connection, page.limit, after.as_deref(), visible)
             }),
-            Err(bad) => Box::pin(std::future::ready(Err(bad))),
+            Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
         }
     }
 
@@ -317,7 +389,7 @@ impl Store for SqliteStore {
         query: TargetQuery,
         after: Option<DeviceId>,
         rows_max: usize,
-    ) -> Reading<FoundPage> {
+    ) -> Reading<TargetPage> {
         self.read(move |connection| found::found(connection, &query, after.as_ref(), rows_max))
     }
 
@@ -349,6 +421,31 @@ impl Store for SqliteStore {
         }
     }
 
+    fn audit(&self, filter: AuditFilter, page: PageRequest) -> Reading<Page<AuditEntry>> {
+        match page.after.map(|cursor| cursor.audit()).transpose() {
+            Ok(after) => {
+                self.read(move |connection| audit::page(connection, &filter, page.limit, after))
+            }
+            Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
+        }
+    }
+
+    fn audit_after(
+        &self,
+        filter: AuditFilter,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Reading<(Vec<AuditEntry>, u64)> {
+        self.read(move |connection| match after {
+            Some(after) => audit::following(connection, &filter, after, limit),
+            None => Ok((Vec::new(), audit::last(connection)?)),
+        })
+    }
+
+    fn commit_times(&self) -> Option<&CommitTimes> {
+        Some(&self.shared.commits)
+    }
+
     fn health(&self) -> Result<(), StoreError> {
         if let Some(error) = self.shared.failed.get() {
             return Err(error.clone());
@@ -359,6 +456,18 @@ impl Store for SqliteStore {
         }
         let in_use = self.shared.in_use.check().map_err(StoreError::from);
         in_use.inspect_err(|error| self.shared.suspect(error.clone()))
+    }
+
+    fn full(&self) -> Option<&'static str> {
+        self.shared.space.full()
+    }
+
+    fn seal_cursor(&self, cursor: &Cursor) -> Option<Cursor> {
+        self.shared.seal.seal(cursor)
+    }
+
+    fn open_cursor(&self, cursor: Cursor) -> Result<Cursor, BadCursor> {
+        self.shared.seal.open(cursor)
     }
 
     fn close(&self) {
@@ -399,6 +508,12 @@ impl Shared {
         }
     }
 
+    fn space_watch<'c>(&self, connection: &'c Connection) -> rusqlite::Result<SpaceWatch<'c>> {
+        let path = &self.file.path;
+        let folder = path.parent().unwrap_or(path).to_owned();
+        SpaceWatch::new(connection, folder, self.bytes_max, self.free_min)
+    }
+
     /// A reader met an error that ends the store. The writer reports it, see [`Shared::fail`].
     fn suspect(&self, error: StoreError) {
         let _first = self.suspected.set(error);
@@ -423,11 +538,6 @@ impl Shared {
     fn suspicion(&self) -> Option<StoreError> {
         self.suspected.get().cloned()
     }
-}
-
-fn after_device(page: &PageRequest) -> Result<Option<DeviceId>, StoreError> {
-    let device = page.after.as_ref().map(|cursor| cursor.device().cloned());
-    Ok(device.transpose()?)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bellwire_core::record::{Committed, Loaded};
 use bellwire_hub::Clock;
-use bellwire_hub::app::{Bound, Hub, Running, StartError};
+use bellwire_hub::app::{self, Bound, Hub, Running, StartError};
 use bellwire_hub::driver::{Driver, Readiness};
 use bellwire_hub::store::{OpenError, Options, SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::Code;
+use bellwire_proto::{Code, NewToken, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -58,6 +58,24 @@ async fn a_hub_without_credentials_listens_on_loopback_unless_open_is_set() {
     let bound = Bound::bind(config).await.unwrap();
     assert!(bound.listeners().iter().all(|listener| listener.address.port() != 0));
     bound.serve().shutdown().await;
+}
+
+#[tokio::test]
+async fn the_classic_format_stays_on_loopback_unless_open_is_set_because_it_knows_no_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&folder);
+    let hub = Hub::open(config.clone()).await.unwrap();
+    let admin = NewToken { role: Role::Admin, expires_in_s: None, note: None };
+    hub.driver().make_token(admin, None).await.unwrap();
+    hub.close().await;
+    config.listen = vec!["0.0.0.0:0".parse().unwrap()];
+    assert_eq!(app::faults(&config).len(), 0);
+    config.classic = true;
+    let refused = Bound::bind(config.clone()).await.unwrap_err();
+    assert!(matches!(refused, StartError::ClassicExposed { .. }), "{refused}");
+    assert!(refused.is_usage());
+    config.open = true;
+    assert_eq!(app::faults(&config).len(), 0);
 }
 
 #[tokio::test]

@@ -154,7 +154,7 @@ fn a_page_of_a_listed_origin_may_do_everything_and_read_the_answer() {
     });
     let sent = hub.request("POST /v1/send/d/a", LISTED, b"");
     let unknown = hub.request(&format!("GET /v1/commands/{ID}"), LISTED, b"");
-    let method = hub.request("PATCH /v1/devices/d", LISTED, b"");
+    let method = hub.request("PATCH /v1/devices", LISTED, b"");
     assert_eq!((sent.status, unknown.status, method.status), (202, 404, 405));
     // A stream whose connection is taken over has its head from elsewhere.
     let mut stream = hub.stream_with("/v1/devices/d/stream", LISTED);

@@ -74,7 +74,7 @@ fn what_is_not_served_is_not_found() {
 #[test]
 fn options_and_405_name_the_methods_of_a_path() {
     let hub = Hub::start();
-    let allow = "GET, HEAD, PUT, DELETE, OPTIONS";
+    let allow = "GET, HEAD, PUT, PATCH, DELETE, OPTIONS";
     let refused = hub.post("/v1/devices/d", "");
     assert_eq!((refused.status, refused.code().as_str()), (405, "method_not_allowed"));
     assert_eq!(refused.head.header("allow"), Some(allow));

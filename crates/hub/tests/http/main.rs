@@ -9,12 +9,19 @@
 )]
 
 mod access;
+mod audit;
 mod browsers;
 mod checks;
 mod commands;
 mod devices;
+mod jwks;
+mod jwt;
+mod metrics;
 mod mounted;
+mod quota;
+mod registry;
 mod reports;
+mod revocation;
 mod rollouts;
 mod schedules;
 mod sending;

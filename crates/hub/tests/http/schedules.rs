@@ -198,6 +198,12 @@ fn what_was_missed_while_the_hub_was_stopped_is_run_once_or_not_at_all() {
     let run = show("once");
     let command = hub.get(&format!("/v1/commands/{}", text(&run["last_command"]))).json();
     assert_eq!((&command["action"], &command["total"]), (&json!("ping"), &json!(2)));
+    let log = hub.get("/v1/audit?verb=send").json();
+    let entry = &log["items"][0];
+    let object = json!({"device": null, "command": run["last_command"], "action": "ping", "token": null,
+        "schedule": run["id"]});
+    assert_eq!((&entry["object"], &entry["address"]), (&object, &Value::Null), "{log}");
+    assert_eq!((entry["count"].as_u64(), log["items"].as_array().unwrap().len()), (Some(1), 1));
     let year = |time: &Value| text(time).get(..4).unwrap().parse::<u32>().unwrap();
     assert_eq!(year(&run["last_at"]) + 1, year(&run["next_at"]), "the last of three: {run}");
     let skipped = show("none");

@@ -197,6 +197,18 @@ impl Connection {
         matches!(self.reader.fill_buf(), Ok(&[]))
     }
 
+    /// Sends a request without a body on a connection that may be closed already; whether it could.
+    pub(crate) fn try_request(&mut self, line: &str) -> bool {
+        self.socket
+            .write_all(format!("{line} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+            .is_ok()
+    }
+
+    /// Whether the other end closes the connection, in order or by a reset, before it sends anything.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.reader.fill_buf().map_or(true, <[u8]>::is_empty)
+    }
+
     /// Everything that arrives until the other end closes the connection.
     pub(crate) fn rest(&mut self) -> String {
         let mut rest = String::new();

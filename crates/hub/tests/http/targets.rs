@@ -89,7 +89,7 @@ fn what_a_scope_leaves_out_is_no_target() {
     let devices: Vec<&str> =
         page["items"].as_array().unwrap().iter().map(|d| text(&d["device"])).collect();
     assert_eq!(devices, ["d000", "d002"]);
-    // It has sent to none, and is told so, although a command to none is nobody's to see.
+    // It has sent to none, and is shown that, although a command to none is nobody's to see.
     let none = sent(json!({"select": "site=nice"}));
     assert_eq!((none.status, &none.json()["total"]), (202, &json!(0)));
     let preview =
@@ -153,8 +153,8 @@ fn deliveries_come_all_at_once_as_json_lines_or_csv() {
     let command = send(&hub, json!({"all": true})).json();
     let id = text(&command["id"]).to_owned();
     hub.until(|| count(&hub, &id, "queued") == MANY as u64);
-    let told = json!({"state": "failed", "exit_code": 2, "stdout": "a \"b\",\nc"}).to_string();
-    assert_eq!(hub.post(&format!("/v1/devices/d007/commands/{id}/status"), &told).status, 200);
+    let report = json!({"state": "failed", "exit_code": 2, "stdout": "a \"b\",\nc"}).to_string();
+    assert_eq!(hub.post(&format!("/v1/devices/d007/commands/{id}/status"), &report).status, 200);
     let line = |state: &str| format!("GET /v1/commands/{id}/deliveries{state}");
 
     let lines = hub.request(&line(""), "Accept: application/jsonl\r\n", b"");

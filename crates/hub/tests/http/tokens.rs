@@ -1,5 +1,6 @@
 //! Tokens, scopes and enrolment over the wire. Contract, section 6.
 
+use bellwire_hub::store::Cursor;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Hub, Stream, text};
@@ -31,7 +32,7 @@ impl Hub {
         made(&self.with_token(by, "POST /v1/tokens", &body.to_string()))
     }
 
-    fn stream_of(&self, token: &Made, path: &str) -> Stream {
+    pub(crate) fn stream_of(&self, token: &Made, path: &str) -> Stream {
         self.stream_with(path, &token.header())
     }
 }
@@ -42,7 +43,7 @@ fn made(answer: &Answer) -> Made {
     Made { id: text(&made["id"]).to_owned(), secret: text(&made["token"]).to_owned() }
 }
 
-fn admin(hub: &Hub) -> Made {
+pub(crate) fn admin(hub: &Hub) -> Made {
     hub.token(&json!({"role": "admin"}))
 }
 
@@ -50,26 +51,6 @@ fn names(answer: &Answer, member: &str) -> Vec<String> {
     let page = answer.json();
     let items = page["items"].as_array().unwrap();
     items.iter().map(|item| text(&item[member]).to_owned()).collect()
-}
-
-#[test]
-fn the_first_admin_token_closes_the_hub_at_once() {
-    let hub = Hub::start();
-    let (mut device, mut events) = (hub.stream("/v1/devices/d/stream"), hub.stream("/v1/events"));
-    device.expect("hello");
-    events.expect("hub");
-    let admin = admin(&hub);
-    assert_eq!(device.expect("bye")["reason"], "revoked");
-    assert_eq!(events.expect("bye")["reason"], "revoked");
-    for path in ["/v1/devices", "/v1/events", "/v1/tokens", "/v1/devices/d/stream"] {
-        assert_eq!(hub.get(path).status, 401, "{path}");
-    }
-    assert_eq!(hub.with_token(&admin, "GET /v1/devices", "").status, 200);
-    for path in ["/v1/ping", "/healthz", "/readyz"] {
-        assert_eq!(hub.get(path).status, 200, "{path}");
-    }
-    let stranger = hub.with_token(&admin, "POST /v1/send/stranger/ping", "");
-    assert_eq!(stranger.code(), "unknown_device", "a closed hub creates nobody on sight");
 }
 
 #[test]
@@ -113,6 +94,41 @@ fn a_token_is_also_the_password_of_any_user() {
     assert_eq!(answer.json()["id"], admin.id);
 }
 
+#[test]
+fn a_browser_that_shows_the_answer_may_ask_its_user_and_nobody_else_is_offered_basic() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    let offered = |line: &str, headers: &str| {
+        let answer = hub.request(line, headers, b"");
+        assert_eq!(answer.code(), "unauthenticated");
+        let lines = answer.head.lines.iter();
+        let of = lines.filter_map(|line| {
+            line.to_ascii_lowercase().strip_prefix("www-authenticate: ").map(str::to_owned)
+        });
+        of.map(|value| value.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (get, both, one) = ("GET /v1/devices", ["bearer", "basic"], ["bearer"]);
+    let html = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r\n";
+    assert_eq!(offered(get, "Sec-Fetch-Mode: navigate\r\n"), both);
+    assert_eq!(offered(get, html), both, "an old browser");
+    assert_eq!(offered(get, &format!("Sec-Fetch-Mode: cors\r\n{html}")), one, "a page's script");
+    assert_eq!(offered(get, "Accept: */*\r\n"), one, "curl");
+    assert_eq!(
+        offered("POST /v1/send/d/ping", html),
+        one,
+        "a form would be sent again by a reload"
+    );
+    // With what the user was asked for, everything that takes a token takes this one.
+    let pair = base64_of(&format!(":{}", admin.secret));
+    let basic = format!("Authorization: Basic {pair}\r\n");
+    for line in ["GET /v1/devices", "GET /v1/tokens", "PUT /v1/devices/d", "POST /v1/send/d/ping"] {
+        let body: &[u8] = if line.starts_with("PUT") { b"{}" } else { b"" };
+        let status = hub.request(line, &basic, body).status;
+        assert!(matches!(status, 200..=202), "{line}: {status}");
+    }
+    hub.stream_with("/v1/devices/d/stream", &basic).expect("hello");
+}
+
 fn base64_of(text: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
@@ -137,9 +153,28 @@ fn on_an_open_hub_a_credential_that_is_sent_is_checked_all_the_same() {
     assert_eq!(hub.with_token(&device, "GET /v1/devices/e", "").status, 200, "it is registered");
     let bad = hub.request("GET /v1/devices/d", "Authorization: Bearer bw_x\r\n", b"");
     assert_eq!(bad.code(), "unauthenticated");
+    let with_password = |password: &str| {
+        let pair = base64_of(&format!("kiosk:{password}"));
+        hub.request("GET /v1/devices/d", &format!("Authorization: Basic {pair}\r\n"), b"").status
+    };
+    assert_eq!(with_password(&device.secret), 403, "a token is one as a password too");
+    assert_eq!(
+        with_password("s3cret"),
+        200,
+        "what a reverse proxy before the hub asked for, and passes on"
+    );
     assert_eq!(hub.get("/v1/tokens/self").json()["id"], Value::Null);
     assert_eq!(hub.get("/v1/tokens/self").json()["role"], "admin");
     assert_eq!(hub.post("/v1/enroll", "{}").code(), "unauthenticated");
+}
+
+#[test]
+fn a_closed_hub_takes_no_password_that_is_no_token() {
+    let hub = Hub::start();
+    admin(&hub);
+    let pair = base64_of("kiosk:s3cret");
+    let answer = hub.request("GET /v1/devices", &format!("Authorization: Basic {pair}\r\n"), b"");
+    assert_eq!(answer.code(), "unauthenticated");
 }
 
 #[test]
@@ -171,39 +206,6 @@ fn a_secret_is_shown_once_and_what_is_told_of_a_token_is_not_secret() {
 }
 
 #[test]
-fn revoking_a_token_ends_its_streams_and_no_others() {
-    let hub = Hub::start();
-    let admin = admin(&hub);
-    let device = json!({"role": "device", "device": "d"});
-    let (one, two) = (hub.token_by(&admin, &device), hub.token_by(&admin, &device));
-    let operator = hub.token_by(&admin, &json!({"role": "operator"}));
-    let mut stream = hub.stream_of(&one, "/v1/devices/d/stream");
-    let (mut events, mut admins) =
-        (hub.stream_of(&operator, "/v1/events"), hub.stream_of(&admin, "/v1/events"));
-    stream.expect("hello");
-    events.expect("hub");
-    admins.expect("hub");
-    for token in [&operator, &one] {
-        let line = format!("DELETE /v1/tokens/{}", token.id);
-        assert_eq!(hub.with_token(&admin, &line, "").status, 204);
-        assert_eq!(hub.with_token(token, "GET /v1/tokens/self", "").status, 401);
-        assert_eq!(hub.with_token(&admin, &line, "").code(), "not_found");
-    }
-    assert_eq!(stream.expect("bye")["reason"], "revoked");
-    let mut last = events.event();
-    while last.field("event") != Some("bye") {
-        last = events.event();
-    }
-    assert_eq!(last.data()["reason"], "revoked");
-    let mut again = hub.stream_of(&two, "/v1/devices/d/stream");
-    again.expect("hello");
-    while admins.expect("device")["change"] != "online" {}
-    let line = format!("DELETE /v1/tokens/{}", admin.id);
-    assert_eq!(hub.with_token(&admin, &line, "").code(), "conflict", "the last admin token stays");
-    assert_eq!(hub.with_token(&admin, "DELETE /v1/tokens/x", "").code(), "bad_request");
-}
-
-#[test]
 fn a_device_token_serves_its_own_device_and_is_forbidden_on_others_whether_they_exist_or_not() {
     let hub = Hub::start();
     let admin = admin(&hub);
@@ -226,7 +228,7 @@ fn a_device_token_serves_its_own_device_and_is_forbidden_on_others_whether_they_
 }
 
 /// A closed hub with a device in Lyon and one in Rome, an admin, and an operator for Lyon who may ping.
-fn two_sites() -> (Hub, Made, Made) {
+pub(crate) fn two_sites() -> (Hub, Made, Made) {
     let hub = Hub::start();
     for (device, site) in [("lyon-1", "lyon"), ("rome-1", "rome")] {
         let labels = json!({"labels": {"site": site}}).to_string();
@@ -283,15 +285,40 @@ fn what_is_outside_of_a_selector_is_not_there() {
     }
     let cancel = |id: &str| hub.with_token(&operator, &format!("DELETE /v1/commands/{id}"), "");
     assert_eq!(cancel(rome).code(), "unknown_command");
-    assert_eq!(cancel(both).code(), "forbidden", "it is for others too");
+    let cancelled = cancel(both);
+    let shown = (&cancelled.json()["total"], &cancelled.json()["counts"]);
+    assert_eq!((cancelled.status, shown), (200, (&json!(1), &json!({"cancelled": 1}))));
+    let whole = hub.with_token(&admin, &format!("GET /v1/commands/{both}"), "").json();
+    assert_eq!(whole["counts"], json!({"queued": 1, "cancelled": 1}), "the others go on");
+    assert_eq!(cancel(both).code(), "illegal_transition", "what it sees has ended");
+    let log = hub.with_token(&admin, "GET /v1/audit?verb=cancel", "").json();
+    let logged: Vec<_> = log["items"].as_array().unwrap().iter().map(|e| &e["status"]).collect();
+    assert_eq!(logged, [409, 202, 404]);
     assert_eq!(cancel(text(&id)).status, 200);
+}
+
+/// Its batches are of all devices, so nobody stops a part of it.
+#[test]
+fn a_rollout_is_stopped_by_who_sees_all_of_its_devices() {
+    let (hub, admin, operator) = two_sites();
+    let body = json!({"action": "ping", "target": {"all": true}, "rollout": {"batch": 1}});
+    let sent = hub.with_token(&admin, "POST /v1/commands", &body.to_string()).json();
+    let path = format!("/v1/commands/{}", text(&sent["id"]));
+    let lines = ["pause", "resume", "abort"].map(|verb| format!("POST {path}/{verb}"));
+    for line in lines.iter().chain([&format!("DELETE {path}")]) {
+        assert_eq!(hub.with_token(&operator, line, "").code(), "forbidden", "{line}");
+        assert_eq!(hub.with_token(&admin, line, "").status / 100, 2, "{line}");
+        assert_eq!(hub.with_token(&operator, &format!("GET {path}"), "").status, 200);
+    }
 }
 
 #[test]
 fn an_operator_hears_of_what_it_sees_and_a_label_change_ends_that() {
     let (hub, admin, operator) = two_sites();
-    let mut events = hub.stream_of(&operator, "/v1/events");
+    let (mut events, mut all) =
+        (hub.stream_of(&operator, "/v1/events"), hub.stream_of(&admin, "/v1/events"));
     events.expect("hub");
+    all.expect("hub");
     hub.with_token(&admin, "POST /v1/send/rome-1/ping", "");
     let sent = hub.with_token(&admin, "POST /v1/send/lyon-1/ping", "").json();
     let seen = events.expect("delivery");
@@ -304,7 +331,9 @@ fn an_operator_hears_of_what_it_sees_and_a_label_change_ends_that() {
     assert_eq!(hub.with_token(&admin, "PUT /v1/devices/lyon-1", &rome).status, 200);
     assert_eq!(watched.expect("bye")["reason"], "revoked");
     assert_eq!(hub.with_token(&operator, &format!("GET {path}"), "").code(), "unknown_command");
-    hub.with_token(&admin, "POST /v1/send/lyon-1/ping", "");
+    let hidden = hub.with_token(&admin, "POST /v1/send/lyon-1/ping", "").json();
+    // The labels of an event's device are those of the moment in which it is sent on.
+    while all.event().data()["command"] != hidden["command"] {}
     let lyon = json!({"labels": {"site": "lyon"}}).to_string();
     hub.with_token(&admin, "PUT /v1/devices/lyon-1", &lyon);
     let next = events.expect("device");
@@ -336,16 +365,35 @@ fn an_operator_watches_its_part_of_a_command_that_an_admin_watches_too() {
     assert_eq!(part.expect("done")["total"], 1);
 }
 
+/// A cursor is no secret: it named the last row that was looked at, whoever's that was.
 #[test]
-fn a_poll_ends_when_its_token_expires() {
-    let hub = Hub::start();
-    let admin = admin(&hub);
-    let token = json!({"role": "device", "device": "d", "expires_in_s": 1});
-    let token = hub.token_by(&admin, &token);
-    // The test's own patience is shorter than the 60 s that it may wait.
-    let answer = hub.with_token(&token, "GET /v1/devices/d/commands?wait=60s", "");
-    assert!(answer.status == 401 || answer.json()["commands"] == json!([]), "{answer:?}");
-    assert_eq!(hub.with_token(&token, "GET /v1/devices/d/commands?wait=0", "").status, 401);
+fn a_cursor_names_nothing_that_is_outside_of_a_selector() {
+    let (hub, admin, operator) = two_sites();
+    let lyon = json!({"labels": {"site": "lyon"}}).to_string();
+    assert_eq!(hub.with_token(&admin, "PUT /v1/devices/zone-1", &lyon).status, 201);
+    let body = json!({"action": "ping", "target": {"devices": ["lyon-1", "rome-1", "zone-1"]}})
+        .to_string();
+    let sent = hub.with_token(&admin, "POST /v1/commands", &body).json();
+    let command = format!("/v1/commands/{}", text(&sent["id"]));
+    let get = |path: &str| hub.with_token(&operator, &format!("GET {path}"), "");
+    hub.until(|| get(&command).json()["counts"]["queued"] == 2);
+    for (path, name) in [
+        ("/v1/devices?".to_owned(), "id"),
+        ("/v1/devices?online=false&".to_owned(), "id"),
+        (format!("{command}/deliveries?"), "device"),
+        (format!("{command}/waits?"), "device"),
+    ] {
+        let first = get(&format!("{path}limit=1"));
+        assert_eq!(names(&first, name), ["lyon-1"], "{path}");
+        let next = text(&first.json()["next"]).to_owned();
+        let cursor: Cursor = next.parse().unwrap();
+        assert_eq!(cursor.device().unwrap().as_str(), "lyon-1", "{path}");
+        let rest = get(&format!("{path}limit=1&after={next}"));
+        assert_eq!(
+            (names(&rest, name), &rest.json()["next"]),
+            (vec!["zone-1".into()], &Value::Null)
+        );
+    }
 }
 
 #[test]

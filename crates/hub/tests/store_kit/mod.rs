@@ -17,13 +17,17 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Change, CommandHead, CommandRecord, Committed, DeliveryRecord, DeviceRecord, Load, Loaded, Txn,
-    TxnId,
+    Change, CommandHead, CommandRecord, Committed, DeliveryRecord, DeviceRecord, Load, Loaded,
+    RolloutRecord, Txn, TxnId,
 };
 use bellwire_core::{Instant, Now, Recovered};
 use bellwire_hub::Clock;
-use bellwire_hub::store::{Options, Reading, SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{CommandId, DeliveryState, DeviceId, Json, Labels, Seq, Timestamp};
+use bellwire_hub::store::{
+    DeviceFilter, Options, Reading, SqliteStore, Store, StoreError, StoreEvents, StoredDevice,
+};
+use bellwire_proto::{
+    CommandId, DeliveryState, DeviceId, Json, Labels, Members, RolloutPlan, Seq, Timestamp,
+};
 
 /// The time at which the tests play.
 pub const NOW_MS: u64 = 1_700_000_000_000;
@@ -124,6 +128,16 @@ pub fn put_command_to_many(seq: u64, total: u64) -> Change {
 pub fn of_many(total: u64, mut delivery: DeliveryRecord) -> DeliveryRecord {
     delivery.head.total = total;
     delivery
+}
+
+/// A rollout as it is when its command is stored, at 1 ms, in batches of one.
+pub fn rollout(total: u64) -> RolloutRecord {
+    let plan = RolloutPlan::take(&mut Members::parse(br#"{"batch":1}"#).unwrap()).unwrap();
+    RolloutRecord::new(plan, total, 0, None, now_at(1))
+}
+
+pub fn put_rollout(seq: u64, record: RolloutRecord) -> Change {
+    Change::PutRollout(Seq::new(seq), Box::new(record))
 }
 
 pub fn put_queued(name: &str, queued: u64) -> Change {
@@ -267,6 +281,21 @@ impl Kit {
         match self.load(Load::Delivery(device(name), id(seq))) {
             Loaded::Delivery(_, _, found) => found.map(|boxed| *boxed),
             other => panic!("not a delivery: {other:?}"),
+        }
+    }
+
+    /// The devices of a filter, in parts of so many.
+    pub fn devices(&self, filter: &DeviceFilter, limit: u32) -> Vec<StoredDevice> {
+        let (mut devices, mut after) = (Vec::new(), None);
+        loop {
+            let part = read(self.store.devices(filter.clone(), after.take(), limit, 1_000_000));
+            assert!(part.found.len() <= limit as usize);
+            let ids = part.found.iter().map(|place| place.device.clone()).collect();
+            devices.extend(read(self.store.devices_named(ids)).into_iter().flatten());
+            match part.next {
+                Some(next) => after = Some(next),
+                None => return devices,
+            }
         }
     }
 

@@ -6,13 +6,15 @@ use bellwire_core::record::{Change, Load, Loaded, Txn};
 use std::time::Duration;
 
 use bellwire_core::record::{
-    CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord, ScheduleRecord,
-    TokenRecord,
+    AuditRecord, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
+    RolloutRecord, ScheduleRecord, TokenRecord,
 };
 use bellwire_core::{Instant, Now, Recovered};
-use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
+use bellwire_hub::store::{
+    AuditFilter, CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible,
+};
 use bellwire_proto::limits::{RUN_TIMEOUT_S, TTL_S};
-use bellwire_proto::{Command, Counts, Delivery, DeviceId, Seq};
+use bellwire_proto::{AuditEntry, Command, Counts, Delivery, DeliveryState, DeviceId, Seq};
 
 use super::{Kit, read};
 
@@ -37,6 +39,8 @@ pub struct View {
     pub keys: Vec<IdempotencyRecord>,
     pub tokens: Vec<TokenRecord>,
     pub schedules: Vec<ScheduleRecord>,
+    /// Newest first, without their numbers.
+    pub audit: Vec<AuditEntry>,
 }
 
 impl Model {
@@ -56,12 +60,25 @@ impl Model {
     pub fn purge(&mut self, before: Instant, now: Instant) {
         // Of a command to many it is looked at only whether all have ended.
         let before_many = before.before(Duration::from_secs(TTL_S.max + RUN_TIMEOUT_S.max));
+        let waits = |seq: Seq| {
+            self.disk.targets.keys().any(|(of, _)| *of == seq)
+                || self.disk.rollouts.get(&seq).is_some_and(|r| !r.state.is_ended())
+        };
         let ended = |row: &CommandRecord| {
+            if waits(row.head.seq) {
+                return false;
+            }
             let all: Vec<_> = self.of(row.head.seq).collect();
             let terminal = all.iter().all(|d| d.state.is_terminal());
             if row.head.is_to_many() {
                 let complete = all.len() as u64 >= row.head.total;
-                terminal && complete && row.head.created < before_many
+                let not_before = row.head.not_before;
+                // The clocks of these tests show the same.
+                let began =
+                    not_before.map_or(row.head.created, |at| Instant::from_ms(at.unix_ms()));
+                let ended = self.disk.rollouts.get(&row.head.seq).and_then(|r| r.ended);
+                let last = [Some(row.head.created), Some(began), ended].into_iter().flatten().max();
+                terminal && complete && last < Some(before_many)
             } else {
                 let old = row.head.created < before && all.iter().all(|d| d.updated < before);
                 terminal && old
@@ -89,6 +106,11 @@ impl Model {
     pub fn shown(&self, row: &CommandRecord) -> Command {
         let mut counts = Counts::new();
         self.of(row.head.seq).for_each(|d| *counts.entry(d.state).or_default() += 1);
+        let rollout = self.disk.rollouts.get(&row.head.seq);
+        let waiting = row.head.total.saturating_sub(counts.values().sum());
+        if rollout.is_some() && waiting > 0 {
+            *counts.entry(DeliveryState::Queued).or_default() += waiting;
+        }
         let terminal = self.of(row.head.seq).filter(|d| d.state.is_terminal()).count() as u64;
         Command {
             id: row.head.id,
@@ -103,7 +125,7 @@ impl Model {
             counts,
             not_before: row.head.not_before,
             select: None,
-            rollout: None,
+            rollout: rollout.map(RolloutRecord::to_rollout),
             parent: None,
         }
     }
@@ -122,7 +144,11 @@ impl Model {
             |device: &&DeviceId| sees(device) && self.disk.delivery(device, row.head.seq).is_none();
         let chunks = self.disk.targets.iter().filter(|((seq, _), _)| *seq == row.head.seq);
         let waiting = chunks.map(|(_, chunk)| chunk.devices.iter().filter(waits).count() as u64);
-        command.total = command.counts.values().sum::<u64>() + waiting.sum::<u64>();
+        let waiting = waiting.sum::<u64>();
+        command.total = command.counts.values().sum::<u64>() + waiting;
+        if command.rollout.is_some() && waiting > 0 {
+            *command.counts.entry(DeliveryState::Queued).or_default() += waiting;
+        }
         let terminal = command.counts.iter().filter(|(state, _)| state.is_terminal());
         command.done = terminal.map(|(_, count)| count).sum::<u64>() >= command.total;
         (command.total > 0).then_some(command)
@@ -153,6 +179,7 @@ impl Model {
             keys: disk.keys.values().cloned().collect(),
             tokens: disk.tokens.values().cloned().collect(),
             schedules: disk.schedules.values().cloned().collect(),
+            audit: disk.audit.iter().rev().map(entry).collect(),
         }
     }
 
@@ -178,14 +205,22 @@ impl Kit {
                 other => panic!("not a key: {other:?}"),
             }
         };
+        let audit = read(self.store.audit(AuditFilter::default(), all.clone())).items.into_iter();
         View {
             tokens: read(self.store.tokens(all.clone())).items,
+            audit: audit.map(|entry| AuditEntry { id: 0, ..entry }).collect(),
+            devices: self.devices(&DeviceFilter::default(), 1_000_000),
             schedules: read(self.store.schedules(None, all.clone())).items,
-            devices: read(self.store.devices(DeviceFilter::default(), all)).items,
             commands,
             shown,
             deliveries: universe.disk.deliveries.keys().filter_map(one).collect(),
             keys: universe.disk.keys.keys().filter_map(key).collect(),
         }
     }
+}
+
+/// An entry as it is read, without its number.
+fn entry(record: &AuditRecord) -> AuditEntry {
+    let AuditRecord { at, actor, address, verb, object, status, code, count, .. } = record.clone();
+    AuditEntry { id: 0, at, actor, address, verb: verb.to_owned(), object, status, code, count }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
+
 use super::fault::{Section, text};
 use super::{AgentConfig, transport};
 use crate::address::Address;
@@ -12,7 +14,8 @@ use crate::agent::known::Found;
 #[cfg(feature = "pac")]
 use crate::path::pac::PacLocation;
 use crate::transport::{
-    Base, BaseTransport, HttpTransportBuilder, InvalidSetting, Transport, proxy_problem,
+    Base, BaseTransport, HttpTransport, HttpTransportBuilder, InvalidSetting, Transport,
+    proxy_problem,
 };
 
 #[cfg(feature = "pac")]
@@ -165,17 +168,9 @@ impl AgentConfig {
             let source = pac::PacBases::new(hubs.cloned().collect(), proxies, template)?;
             return Ok(Some(Arc::new(BaseTransport::of_source(self.hub.clone(), source))));
         }
-        let mut through = Vec::new();
-        for proxy in proxies {
-            through.push((proxy.to_string(), transport_by(&template, proxy)?));
-        }
-        let bases = hubs.flat_map(|hub| {
-            through.iter().map(|(proxy, transport)| Base {
-                hub: hub.clone(),
-                proxy: proxy.clone(),
-                transport: Arc::clone(transport),
-            })
-        });
+        let through = proxies.iter().map(|proxy| Through::new(&template, proxy));
+        let through: Vec<Through> = through.collect::<Result<_, _>>()?;
+        let bases = hubs.flat_map(|hub| through.iter().map(|through| through.base(hub)));
         let bases: Vec<Base> = bases.collect();
         // By its names, for the list may be another one since then.
         let is_known = |known: &Found, base: &Base| {
@@ -200,20 +195,57 @@ impl AgentConfig {
     }
 }
 
-fn transport_by(
-    template: &HttpTransportBuilder,
-    proxy: &ProxySetting,
+/// The default transport to a hub, by the proxy of the environment.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub(in crate::agent) fn default_transport(
+    hub: &Address,
 ) -> Result<Arc<dyn Transport>, InvalidSetting> {
-    let template = template.clone();
-    let template = match proxy {
-        ProxySetting::Url(url) => template.proxy(url.with_credentials()),
-        ProxySetting::Environment => template,
-        ProxySetting::Direct => template.no_proxy(),
-        // What it lists is made when it is known.
-        #[cfg(feature = "pac")]
-        ProxySetting::Pac(_) => template.no_proxy(),
-    };
-    Ok(Arc::new(template.build()?))
+    let base = Through::new(&transport(), &ProxySetting::Environment)?.base(hub);
+    Ok(Arc::new(BaseTransport::new(base, Vec::new(), None)))
+}
+
+/// What the requests through a proxy of the setting go through.
+struct Through {
+    proxy: ProxySetting,
+    transport: HttpTransport,
+}
+
+impl Through {
+    fn new(template: &HttpTransportBuilder, proxy: &ProxySetting) -> Result<Self, InvalidSetting> {
+        let template = template.clone();
+        let template = match proxy {
+            ProxySetting::Url(url) => template.proxy(url.with_credentials()),
+            ProxySetting::Environment => template,
+            ProxySetting::Direct => template.no_proxy(),
+            // What it lists is made when it is known.
+            #[cfg(feature = "pac")]
+            ProxySetting::Pac(_) => template.no_proxy(),
+        };
+        Ok(Self { proxy: proxy.clone(), transport: template.build()? })
+    }
+
+    fn base(&self, hub: &Address) -> Base {
+        Base {
+            hub: hub.clone(),
+            proxy: self.name(hub),
+            transport: Arc::new(self.transport.clone()),
+        }
+    }
+
+    /// Without credentials. What the environment sets is named by its own URL: in the next run it may be another one, and what was
+    /// found out with this one counts no more.
+    fn name(&self, hub: &Address) -> String {
+        let uri = hub.url.as_str().parse::<Uri>().ok();
+        match (&self.proxy, uri) {
+            (ProxySetting::Environment, Some(uri)) => {
+                let proxy = self.transport.route(&uri).proxy;
+                proxy.unwrap_or_else(|| ProxySetting::Direct.to_string())
+            }
+            (proxy, _) => proxy.to_string(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -244,17 +276,20 @@ mod tests {
     #[test]
     fn the_base_that_worked_last_is_found_by_its_names_in_a_changed_list() {
         let verdict = Verdict { rung: Rung::Plain, hold_s: 25, heartbeat_s: None, why: None };
-        let (hub, proxy) = ("https://a.test/".to_owned(), "environment".to_owned());
+        let (hub, proxy) = ("https://a.test/".to_owned(), "http://q:1/".to_owned());
         let known = Found { hub, proxy, verdict };
         for (proxies, index) in [
-            ("'http://p:1', 'environment', 'none'", Some(1)),
-            ("'none', 'http://p:1', 'environment'", Some(2)),
-            ("'environment', 'none'", Some(0)),
+            ("'http://p:1', 'http://u:s3cret@q:1', 'none'", Some(1)),
+            ("'none', 'http://p:1', 'http://q:1'", Some(2)),
+            ("'http://q:1', 'none'", Some(0)),
             ("'none', 'http://p:1'", None),
+            ("'http://p:1'", Some(0)),
         ] {
             let config = config(&format!("hub = 'https://a.test'\nproxy = [{proxies}]")).unwrap();
-            let base = config.transport(Some(&known)).unwrap().unwrap().base();
-            assert_eq!(base.map(|base| base.index), index, "{proxies}");
+            let transport = config.transport(Some(&known)).unwrap().unwrap();
+            assert_eq!(transport.base().map(|base| base.index), index, "{proxies}");
+            let counts = proxies.contains("q:1");
+            assert_eq!(known.is_of("https://a.test/", &*transport), counts, "{proxies}");
         }
     }
 

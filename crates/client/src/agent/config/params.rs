@@ -122,9 +122,6 @@ fn bounds<T: PartialOrd + Copy>(
     (min, max)
 }
 
-/// The last line of the library's message names the mistake; the lines before show its position.
-fn no_pattern(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-    format!("is not a regular expression: {line}")
+fn no_pattern(error: &regex_lite::Error) -> String {
+    format!("is not a regular expression: {error}")
 }

@@ -145,7 +145,7 @@ flat = 1
         "actions.far.forward has the host 10.1.2.3, which is another machine",
         "actions.far.user is \"root\", but it is only for run",
         "actions.\"a b\" is not an action name",
-        "actions.params.params.a is not a regular expression: unclosed group",
+        "actions.params.params.a is not a regular expression: found open group without closing",
         "actions.params.params.b is 5, but it is a pattern, or a table with type",
         "actions.params.params.c.type is missing",
         "actions.params.params.c.typ is not a setting",

@@ -13,8 +13,12 @@ impl Driver {
         let (under_way, commands) = self.engine.counts();
         let mut latest = self.engine.latest(AGENT_STATUS_COMMANDS_MAX);
         latest.iter_mut().for_each(|command| command.waits = forward::waits(command.id));
-        let retry_in_s =
-            self.retry_at.map(|at| at.saturating_duration_since(Instant::now()).as_secs());
+        // None while a try is under way.
+        let retry_in = self.retry_at.and_then(|at| at.checked_duration_since(Instant::now()));
+        let retry_in_s = retry_in.filter(|pause| !pause.is_zero()).map(|pause| {
+            let whole_s = pause.as_secs();
+            if pause.subsec_nanos() > 0 { whole_s + 1 } else { whole_s }
+        });
         let way = self.listener.as_ref().and_then(Listener::way);
         let base = self.agent.transport.base();
         Status {
@@ -32,6 +36,10 @@ impl Driver {
                 carrier: way.as_ref().and_then(|way| way.carrier),
                 carrier_since_s: way.as_ref().map(|way| way.since.elapsed().as_secs()),
                 carrier_why: way.as_ref().and_then(|way| way.why.clone()),
+                silent_s: way
+                    .as_ref()
+                    .and_then(|way| way.silent_for)
+                    .map(|silent| silent.as_secs()),
                 stream_rests_s: way.and_then(|way| way.rests_for).map(|rest| rest.as_secs()),
                 retry_in_s,
                 ..self.connection.clone()

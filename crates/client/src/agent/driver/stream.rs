@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Driver;
 use crate::agent::fault::{self, Point};
 use crate::agent::known::Found;
+use crate::agent::status::Connection;
 use crate::agent::{clock, link};
 use crate::api::{Listener, Signal};
 use crate::event_source::{Error, Loss};
@@ -46,7 +47,10 @@ impl Driver {
                     {
                         format!("the hub requires a credential, and credential_file {fault}")
                     }
-                    _ => link::explain(&loss),
+                    _ => {
+                        let hub = self.hub.url().parse().unwrap_or_default();
+                        link::explain(&loss, self.agent.transport.proxy(&hub).as_deref())
+                    }
                 };
                 let retry_in_s = retry_in.as_secs_f64();
                 tracing::warn!(
@@ -94,18 +98,33 @@ impl Driver {
     }
 
     /// Another way carries: for the log, and for the next run.
-    fn on_carrier(&self, carrier: Option<Carrier>, why: Option<String>) {
+    fn on_carrier(&mut self, carrier: Option<Carrier>, why: Option<String>) {
+        let Connection { carrier: logged, carrier_why, .. } = &mut self.connection;
+        let is_logged = (*logged, &*carrier_why) == (carrier, &why);
+        (*logged, *carrier_why) = (carrier, why.clone());
         let Some(carrier) = carrier else { return };
         let by = carrier.as_str();
+        let way = self.listener.as_ref().and_then(Listener::way);
+        if let Some(silent) = way.and_then(|way| way.silent_for) {
+            let silent_s = silent.as_secs();
+            let why = why.unwrap_or_default();
+            tracing::info!(why, "nothing received for {silent_s} s: asking for commands by {by}");
+            return;
+        }
         match why {
             // What is known is known once that has ended.
             Some(why) if why == BEING_PROVEN => {
                 return tracing::debug!(by, why, "commands arrive");
             }
+            _ if is_logged => {}
             Some(why) => tracing::info!(by, why, "commands arrive"),
             None => tracing::info!(by, "commands arrive"),
         }
-        let Some(verdict) = self.listener.as_ref().and_then(Listener::verdict) else { return };
+        let Some(listener) = &self.listener else { return };
+        if let Some(rests_for) = listener.way().and_then(|way| way.rests_for) {
+            tracing::info!("the stream rests, and is tried again in {} s", rests_for.as_secs());
+        }
+        let Some(verdict) = listener.verdict() else { return };
         let (hub, proxy) = match self.agent.transport.base() {
             Some(base) => (base.hub, base.proxy),
             None => (self.hub.url().to_owned(), String::new()),

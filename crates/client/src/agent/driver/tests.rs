@@ -12,6 +12,7 @@ use super::*;
 use crate::transport::{ByteStream, Request, Response, ResponseFuture, Transport};
 
 mod batches;
+mod verdicts;
 
 const COMMAND: &str = "01930000-0000-7000-8000-000000000001";
 const STREAM: &str = "text/event-stream";

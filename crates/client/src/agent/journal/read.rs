@@ -3,8 +3,7 @@
 //! The decision follows from the assumptions in `journal.rs`: only the last append can be on disk in part. So a
 //! single bad line at the very end is torn, and every other bad line is damage.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use bellwire_proto::DeviceId;
@@ -50,7 +49,7 @@ pub(super) struct ScanResult {
 /// If the file cannot be read, or has a newer format or another device: then nothing is passed on.
 pub(super) fn read(
     path: &Path,
-    file: &File,
+    file: impl Read,
     device: &DeviceId,
     on_part: impl FnMut(JournalSpan, JournalPart<'_>),
 ) -> Result<ScanResult, JournalError> {

@@ -39,6 +39,15 @@ pub(crate) fn show(
     read(&path, &file, device, on_part)?.fault.map_or(Ok(()), Err)
 }
 
+/// The same for bytes that are no file: what a damaged disk may hold.
+pub(crate) fn show_bytes(
+    bytes: &[u8],
+    device: &DeviceId,
+    on_part: impl FnMut(JournalSpan, JournalPart<'_>),
+) -> Result<(), JournalError> {
+    read(Path::new(JOURNAL), bytes, device, on_part)?.fault.map_or(Ok(()), Err)
+}
+
 /// Writes the journal again with all good records, and preserves a copy of the original. A command whose start
 /// record was dropped may run again: that is a person's decision.
 pub(crate) fn repair(dir: &Path, device: &DeviceId) -> Result<Repaired, JournalError> {

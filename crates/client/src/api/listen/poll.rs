@@ -14,7 +14,7 @@ use crate::api::{Call, request_sent};
 use crate::event_source::{self, Loss, Refusal, Retry, SERVER_WAIT_MAX};
 use crate::path::{PollFailure, PollFailureKind, StreamEnd};
 use crate::retry_after::retry_after;
-use crate::transport::TransportStage;
+use crate::transport::{TransportError, TransportStage};
 
 /// Requests commands; returns the answer, which is the hub's and for this request and device, and when the request was sent.
 /// `clock_ms` is the hub's clock, if it is known.
@@ -35,13 +35,16 @@ pub(super) async fn poll(
         .query("last_event_id", Some(cursor.unwrap_or(Seq::new(0))))
         .wait(within);
     uncached(&mut call);
-    let silent = event_source::Error::Silent { after: within };
     let (head, body) = match timeout(within, call.exchange()).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(Error::Unreachable { source, .. })) => {
             return Err(Loss::Failed(event_source::Error::Transport(source)));
         }
-        Ok(Err(_)) | Err(_) => return Err(Loss::Failed(silent)),
+        Ok(Err(_)) | Err(_) => {
+            let late = format!("a poll was not answered within {} s", within.as_secs());
+            let error = TransportError::new(TransportStage::Response, late);
+            return Err(Loss::Failed(event_source::Error::Transport(error)));
+        }
     };
     let sent = request_sent(&head).unwrap_or(begun);
     if head.status != StatusCode::OK {
@@ -89,7 +92,7 @@ fn uncached(call: &mut Call<'_>) {
 }
 
 /// What a loss of a poll means for the path.
-pub(super) fn poll_failure(hub: &Controller, retry: &Retry, loss: &Loss) -> PollFailure {
+pub(super) fn poll_failure(retry: &Retry, loss: &Loss) -> PollFailure {
     let kind = match loss {
         Loss::Ended => PollFailureKind::TimedOut,
         Loss::Failed(error) => match error {
@@ -101,7 +104,7 @@ pub(super) fn poll_failure(hub: &Controller, retry: &Retry, loss: &Loss) -> Poll
             event_source::Error::Silent { .. } | event_source::Error::NotBegun { .. } => {
                 PollFailureKind::TimedOut
             }
-            event_source::Error::Refused(refusal) if is_hubs(hub, refusal) => {
+            event_source::Error::Refused(refusal) if Error::is_hubs(refusal) => {
                 PollFailureKind::Unreachable
             }
             event_source::Error::Refused(refusal) => match refusal.status.as_u16() {
@@ -116,11 +119,11 @@ pub(super) fn poll_failure(hub: &Controller, retry: &Retry, loss: &Loss) -> Poll
 }
 
 /// What the loss of a stream means for the path.
-pub(super) fn stream_end(hub: &Controller, retry: &Retry, loss: &Loss) -> StreamEnd {
+pub(super) fn stream_end(retry: &Retry, loss: &Loss) -> StreamEnd {
     let Loss::Failed(error) = loss else { return StreamEnd::Ended };
     let why = error.to_string();
     match error {
-        event_source::Error::Refused(refusal) if is_hubs(hub, refusal) => {
+        event_source::Error::Refused(refusal) if Error::is_hubs(refusal) => {
             StreamEnd::RefusedByHub { pause_ms: pause_ms(retry, loss), why }
         }
         event_source::Error::Refused(refusal) => StreamEnd::NotOurs {
@@ -142,8 +145,47 @@ fn pause_ms(retry: &Retry, loss: &Loss) -> Option<u64> {
     pause.map(|pause| u64::try_from(pause.min(SERVER_WAIT_MAX).as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Whether a refusal is the hub's own.
-fn is_hubs(hub: &Controller, refusal: &Refusal) -> bool {
-    let error = Error::of_answer(hub.url(), refusal.status, None, &refusal.body);
-    matches!(error, Error::Refused { .. })
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::transport::{ByteStream, Request, Response, ResponseFuture, Transport};
+
+    /// Answers with this page, or not at all.
+    struct Middlebox(Option<&'static str>);
+
+    impl Transport for Middlebox {
+        fn send(&self, _request: Request) -> ResponseFuture {
+            let Some(page) = self.0 else { return Box::pin(std::future::pending()) };
+            let page = Bytes::from_static(page.as_bytes());
+            let body: ByteStream = Box::pin(futures_util::stream::iter([Ok(page)]));
+            Box::pin(async { Ok(Response::new(body)) })
+        }
+    }
+
+    async fn loss(middlebox: Middlebox) -> Loss {
+        let hub = Controller::builder("http://hub.test").transport(middlebox).build().unwrap();
+        let device = "kiosk".parse().unwrap();
+        let within = Duration::from_secs(5);
+        poll(hub, device, Seconds::new(0), None, None, within).await.unwrap_err()
+    }
+
+    /// Of a poll the log said: the stream is dead, and: the stream was rejected.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_wrong_with_a_poll_is_not_said_of_a_stream() {
+        let silent = loss(Middlebox(None)).await;
+        assert_eq!(silent.to_string(), "no response: a poll was not answered within 5 s");
+        let page = loss(Middlebox(Some("<html>Welcome to the hotel"))).await;
+        let text = page.to_string();
+        assert!(text.contains("the answer to a poll cannot be parsed"), "{text}");
+        assert!(!text.contains("stream"), "{text}");
+    }
+
+    /// `bellwire listen` never said that it was in one.
+    #[tokio::test]
+    async fn the_page_of_a_captive_portal_has_the_advice_to_sign_in() {
+        let advice = loss(Middlebox(Some("<html>Welcome to the hotel"))).await.advice();
+        assert!(advice.as_ref().is_some_and(|text| text.contains("sign-in page")), "{advice:?}");
+    }
 }

@@ -44,7 +44,8 @@ pub(super) struct TwoWays {
     hub_clock: Option<(u64, Instant)>,
     /// Hub and `max_in_flight` of the last hello that was yielded.
     known_hub: Option<(String, usize)>,
-    carrier: (Option<Carrier>, Option<String>),
+    /// What the last signal was about.
+    shown: Shown,
     timer: Option<Pin<Box<Sleep>>>,
     timed_out: Option<Instant>,
     returned: Option<Instant>,
@@ -53,6 +54,16 @@ pub(super) struct TwoWays {
     /// A final loss, to be yielded.
     error: Option<Error>,
     is_closed: bool,
+}
+
+/// What an operator and the next run need to know of the way.
+#[derive(Default, PartialEq)]
+struct Shown {
+    carrier: Option<Carrier>,
+    why: Option<String>,
+    rests_until_ms: Option<u64>,
+    /// Without its reason, which is for people.
+    verdict: Option<Verdict>,
 }
 
 struct OpenStream {
@@ -97,7 +108,7 @@ impl TwoWays {
             loss: Loss::Ended,
             hub_clock: None,
             known_hub: None,
-            carrier: (None, None),
+            shown: Shown::default(),
             timer: None,
             timed_out: None,
             returned: None,
@@ -133,6 +144,9 @@ impl TwoWays {
             since: self.epoch + Duration::from_millis(status.since_ms),
             why: status.why.clone(),
             rests_for,
+            silent_for: status
+                .silent_since_ms
+                .map(|since| Duration::from_millis(self.now().saturating_sub(since))),
         }
     }
 
@@ -228,10 +242,16 @@ impl TwoWays {
                 }
                 Output::Changed => {
                     let status = self.path.status();
-                    let carrier = (status.carrier, status.why.clone());
-                    if self.carrier != carrier {
-                        self.carrier = carrier.clone();
-                        let (carrier, why) = carrier;
+                    let (carrier, why) = (status.carrier, status.why.clone());
+                    let verdict = Verdict { why: None, ..self.path.verdict() };
+                    let shown = Shown {
+                        carrier,
+                        why: why.clone(),
+                        rests_until_ms: status.rests_until_ms,
+                        verdict: Some(verdict),
+                    };
+                    if self.shown != shown {
+                        self.shown = shown;
                         self.signals.push_back(Signal::Carrier { carrier, why });
                     }
                 }
@@ -282,13 +302,16 @@ impl TwoWays {
                 self.handle_hello(hello);
                 let before = self.signals.len();
                 for command in commands {
-                    self.receive(command);
+                    let CommandEvent { id, seq, attempt, .. } = command;
+                    if self.path.receive_polled(now, id, seq, attempt) {
+                        self.signals.push_back(Signal::Command(command));
+                    }
                 }
                 self.signals.extend(cancels.into_iter().map(Signal::Cancel));
                 self.path.handle_poll_answer(now, exchange_ms, self.signals.len() > before);
             }
             Err(loss) => {
-                let failure = poll_failure(&self.hub, &self.options.retry, &loss);
+                let failure = poll_failure(&self.options.retry, &loss);
                 let has_stream = self.stream.as_ref().is_some_and(|stream| stream.hello_received);
                 if !has_stream && !self.options.retry.tries_again_after(&loss) {
                     self.error = Some(match loss {
@@ -310,12 +333,6 @@ impl TwoWays {
         if self.path.is_lost() || self.known_hub.as_ref() != Some(&hub) {
             self.known_hub = Some(hub);
             self.signals.push_back(Signal::Hello(hello));
-        }
-    }
-
-    fn receive(&mut self, command: CommandEvent) {
-        if self.path.receive(command.id, command.seq, command.attempt) {
-            self.signals.push_back(Signal::Command(command));
         }
     }
 

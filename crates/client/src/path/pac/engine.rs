@@ -66,7 +66,7 @@ impl Default for Limits {
 
 /// Runs the script and checks that it defines the function.
 pub(super) fn check(script: &str, limits: Limits) -> Result<(), PacFault> {
-    evaluate(script, limits, |_| Ok(()))
+    evaluate(script, limits, |_, _| Ok(()))
 }
 
 /// Runs the script and calls its function.
@@ -76,17 +76,41 @@ pub(super) fn find_proxy(
     url: &str,
     host: &str,
 ) -> Result<PacAnswer, PacFault> {
-    let answer = evaluate(script, limits, |function| {
-        let answer: Value = function.call((url, host))?;
-        Ok(match answer.as_string() {
-            Some(text) => Ok(text.to_string()?),
-            // As defined: no proxy is used.
-            None if answer.is_null() => Ok(String::new()),
-            // Its text may be the script's own work: the type says enough.
-            None => Err(answer.type_name().to_owned()),
-        })
-    })?;
-    PacAnswer::parse(&answer.map_err(|kind| PacFault::NoText { kind })?)
+    let urls = [(url.to_owned(), host.to_owned())];
+    find_proxies(script, limits, &urls)?.pop().unwrap_or(Err(PacFault::NoFunction))
+}
+
+/// Runs the script once and calls its function for each URL and host.
+pub(super) fn find_proxies(
+    script: &str,
+    limits: Limits,
+    urls: &[(String, String)],
+) -> Result<Vec<Result<PacAnswer, PacFault>>, PacFault> {
+    evaluate(script, limits, |function, deadline| {
+        let answers = urls.iter().map(|(url, host)| {
+            let ctx = function.ctx();
+            let answer = call(&function, url, host).catch(ctx);
+            let answer = answer.map_err(|error| fault_of(ctx, &error, deadline.reached.get()))?;
+            PacAnswer::parse(&answer.map_err(|kind| PacFault::NoText { kind })?)
+        });
+        Ok(answers.collect())
+    })
+}
+
+/// The text that the function returns, or the type of what it is.
+fn call(
+    function: &Function<'_>,
+    url: &str,
+    host: &str,
+) -> rquickjs::Result<Result<String, String>> {
+    let answer: Value = function.call((url, host))?;
+    Ok(match answer.as_string() {
+        Some(text) => Ok(text.to_string()?),
+        // As defined: no proxy is used.
+        None if answer.is_null() => Ok(String::new()),
+        // Its text may be the script's own work: the type says enough.
+        None => Err(answer.type_name().to_owned()),
+    })
 }
 
 /// What the functions of one evaluation share.
@@ -113,7 +137,7 @@ impl Deadline {
 fn evaluate<T>(
     script: &str,
     limits: Limits,
-    job: impl FnOnce(Function<'_>) -> rquickjs::Result<T>,
+    job: impl FnOnce(Function<'_>, &Deadline) -> rquickjs::Result<T>,
 ) -> Result<T, PacFault> {
     let at = Instant::now() + limits.time;
     let deadline = Rc::new(Deadline { at, reached: Cell::new(false) });
@@ -129,7 +153,7 @@ fn evaluate<T>(
         let lookups = Lookups::new(limits.resolver, deadline.at);
         let outcome = prepare(&ctx, lookups, &deadline)
             .and_then(|()| run(&ctx, script))
-            .and_then(|function| function.map(job).transpose());
+            .and_then(|function| function.map(|function| job(function, &deadline)).transpose());
         match outcome.catch(&ctx) {
             Ok(done) => done.ok_or(PacFault::NoFunction),
             Err(error) => Err(fault_of(&ctx, &error, deadline.reached.get())),

@@ -1,5 +1,6 @@
 //! What time and the last bytes say of a stream: whether it is good, suspect, dead, or at fault.
 
+use super::super::lag::copy_limit_ms;
 use super::{
     BACKOFF_BASE_MS, BYE_END_MS, CONFIRM_MS, Confirmation, DEAD_TENTHS, HEAD_MS, HELLO_MS, Live,
     Output, PING_MS, PROBES_MIN, PROBES_MS, Path, REST_MAX_MS, Rung, SUSPECT_TENTHS, StreamEnd,
@@ -20,7 +21,7 @@ impl Path {
         let streamer = &mut self.streamer;
         let until = now + self.random.spread(streamer.rest_ms);
         streamer.rest_ms = (streamer.rest_ms * 2).min(REST_MAX_MS);
-        (streamer.rung, streamer.short_streams) = (Rung::Plain, 0);
+        (streamer.rung, streamer.settled, streamer.short_streams) = (Rung::Plain, Rung::Rest, 0);
         streamer.state = StreamState::Waiting { until, is_rest: true };
     }
 
@@ -58,12 +59,13 @@ impl Path {
             }
             return;
         }
+        live.lags.check_copy(now, exchange_ms);
         if live.lags.is_lagging() {
             return self.fail(now, "a middlebox delays what is on the stream".to_owned());
         }
         if !live.is_good {
             if live.on_time >= PROBES_MIN {
-                live.is_good = true;
+                live.is_good = now >= live.proven_at(exchange_ms) && !live.lags.awaits_copy();
             } else if now >= live.timeout(exchange_ms) {
                 return self.fail(now, "a middlebox holds back what is on the stream".to_owned());
             }
@@ -85,6 +87,7 @@ impl Path {
         }
         if live.is_good && !live.is_suspect && now >= live.last + live.silence(SUSPECT_TENTHS) {
             live.is_suspect = true;
+            self.silent_since = Some(live.last);
             let silent_s = now.saturating_sub(live.last) / 1000;
             self.streamer.why = Some(format!("the stream has been silent for {silent_s} s"));
             self.poller.next_at = now;
@@ -140,16 +143,27 @@ impl Live {
         self.heartbeat_ms.saturating_mul(tenths) / 10
     }
 
+    /// When it is good, after enough probes on time: a command right behind the last one is late by then if that pushed it.
+    fn proven_at(&self, exchange_ms: Option<u64>) -> u64 {
+        self.on_time_at + copy_limit_ms(exchange_ms)
+    }
+
     /// When it needs attention.
     fn timeout(&self, exchange_ms: Option<u64>) -> u64 {
         if let Some(bye) = &self.bye {
             return bye.at + BYE_END_MS;
         }
+        let copy_due_at = self.lags.copy_due_at(exchange_ms);
+        if !self.is_good && self.on_time >= PROBES_MIN {
+            return copy_due_at.unwrap_or(self.proven_at(exchange_ms));
+        }
+        let copy_due_at = copy_due_at.unwrap_or(u64::MAX);
         if !self.is_good {
-            return self.hello + PROBES_MS + self.lags.limit_ms(exchange_ms);
+            let proof_ends_at = self.hello + PROBES_MS + self.lags.limit_ms(exchange_ms);
+            return proof_ends_at.min(copy_due_at);
         }
         let tenths = if self.is_suspect { DEAD_TENTHS } else { SUSPECT_TENTHS };
-        let silent = self.last + self.silence(tenths);
+        let silent = (self.last + self.silence(tenths)).min(copy_due_at);
         match self.confirmation {
             Confirmation::DueAt(at) => silent.min(at),
             Confirmation::InFlight | Confirmation::Done => silent,

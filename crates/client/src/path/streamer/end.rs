@@ -80,6 +80,8 @@ impl Path {
     /// A good stream was cut.
     fn cut(&mut self, now: u64, live: &Live, end: &StreamEnd) {
         let in_order = *end == StreamEnd::Ended;
+        // An end in order has arrived.
+        self.silent_since = if in_order { None } else { self.silent_since.or(Some(live.last)) };
         self.cover_gap(now, in_order);
         let lasted_ms = now.saturating_sub(live.sent);
         let streamer = &mut self.streamer;
@@ -103,7 +105,7 @@ impl Path {
                 streamer.negotiated_s = None;
                 return self.rest(now);
             }
-            streamer.negotiated_s = Some(shorter_s);
+            (streamer.negotiated_s, streamer.negotiated_since) = (Some(shorter_s), now);
         }
         if !in_order {
             let until = now + self.random.below(REOPEN_MAX_MS);

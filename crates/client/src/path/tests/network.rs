@@ -25,6 +25,8 @@ pub(super) enum Middlebox {
     Portal { from: u64, to: u64 },
     /// Nothing passes for this time.
     Down { from: u64, to: u64, silent: bool },
+    /// What is open brings nothing for this time, and new connections fail after 5 s: a proxy whose process has stopped.
+    Frozen { from: u64, to: u64 },
     /// Another one of them every ten minutes.
     Changing,
 }
@@ -70,11 +72,11 @@ impl Middlebox {
     }
 
     pub(super) fn is_down(&self, now: u64) -> bool {
-        matches!(self, Self::Down { from, to, .. } if (*from..*to).contains(&now))
+        matches!(self, Self::Down { from, to, .. } | Self::Frozen { from, to } if (*from..*to).contains(&now))
     }
 
     pub(super) fn is_silent(&self) -> bool {
-        matches!(self, Self::Down { silent: true, .. })
+        matches!(self, Self::Down { silent: true, .. } | Self::Frozen { .. })
     }
 
     pub(super) fn is_portal(&self, now: u64) -> bool {

@@ -16,7 +16,12 @@ fn open() -> Output {
     Output::OpenStream { compat: false, heartbeat_s: None }
 }
 
-/// A path whose stream is confirmed at 2 s, with a poll under way.
+/// Nothing more arrives until the stream is good.
+fn prove(path: &mut Path) {
+    path.handle_timeout(path.poll_timeout().unwrap());
+}
+
+/// A path whose stream is confirmed at 2.3 s, with a poll under way.
 fn streaming() -> Path {
     let mut path = Path::new(0, PathSettings::default(), 1);
     assert_eq!(outputs(&mut path), [Output::Poll { wait_s: 0, timeout_ms: 5000 }]);
@@ -26,11 +31,58 @@ fn streaming() -> Path {
     path.handle_hello(40, times(30));
     path.handle_heartbeat(1030, 1_001_030);
     path.handle_heartbeat(2030, 1_002_030);
+    prove(&mut path);
     let [Output::Confirm { session, .. }] = &outputs(&mut path)[..] else { panic!("{path:?}") };
     assert_eq!(session, "s");
     assert_eq!(path.status().carrier, Some(Carrier::Poll), "until it is confirmed");
-    path.handle_confirmation(2050, true);
+    path.handle_confirmation(2320, true);
     path
+}
+
+fn id(n: u64) -> CommandId {
+    format!("01930000-0000-7000-8000-{n:012x}").parse().unwrap()
+}
+
+/// Each command pushed the probe before it through, and waited for the next: the stream was good, and the last command of all
+/// waited for the next heartbeat.
+#[test]
+fn a_stream_is_not_good_while_its_copies_of_polled_commands_are_late() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    path.handle_poll_answer(20, 20, false);
+    path.handle_stream_head(140, 20);
+    path.handle_hello(140, times(30));
+    for n in 1..=2 {
+        let probe = 1000 * n + 30;
+        path.handle_timeout(probe + 90);
+        path.handle_heartbeat(probe + 100, 1_000_000 + probe);
+        path.receive_polled(probe + 110, id(n), Seq::new(n), 1);
+        path.handle_poll_answer(probe + 110, 20, true);
+        if let Some(due) = path.poll_timeout().filter(|due| *due < probe + 1000) {
+            path.handle_timeout(due);
+        }
+        outputs(&mut path);
+    }
+    let why = path.status().why.clone().unwrap_or_default();
+    assert!(why.contains("delays"), "{path:?}");
+    assert_eq!(path.status().carrier, Some(Carrier::Poll));
+}
+
+#[test]
+fn a_stream_whose_copies_arrive_with_the_polls_is_good() {
+    let mut path = Path::new(0, PathSettings::default(), 1);
+    path.handle_poll_answer(20, 20, false);
+    path.handle_hello(40, times(30));
+    for n in 1..=2 {
+        let probe = 1000 * n + 30;
+        path.handle_heartbeat(probe, 1_000_000 + probe);
+        path.receive_polled(probe + 10, id(n), Seq::new(n), 1);
+        path.handle_poll_answer(probe + 10, 20, true);
+        assert!(!path.receive_streamed(probe + 200, id(n), Seq::new(n), 1), "a copy");
+        path.handle_stream_activity(probe + 200);
+    }
+    outputs(&mut path);
+    path.handle_timeout(2300);
+    assert!(matches!(outputs(&mut path)[..], [Output::Confirm { .. }]), "{path:?}");
 }
 
 /// A busy device took 900 ms for TLS: its stream was late for ever, since everything counts from the request.
@@ -42,6 +94,7 @@ fn what_connecting_takes_is_no_lag() {
     path.handle_hello(940, times(930));
     path.handle_heartbeat(1930, 1_001_930);
     path.handle_heartbeat(2930, 1_002_930);
+    prove(&mut path);
     let is_confirmed = |output: &Output| matches!(output, Output::Confirm { .. });
     assert!(outputs(&mut path).iter().any(is_confirmed), "{path:?}");
 }
@@ -95,6 +148,37 @@ fn a_silent_stream_is_suspect_then_dead() {
     let outputs = outputs(&mut path);
     assert!(outputs.contains(&Output::CloseStream), "{outputs:?}");
     assert!(path.status().why.as_ref().unwrap().contains("silent"), "{:?}", path.status());
+}
+
+/// Behind a proxy that had frozen, an agent was connected by a stream for ten seconds on which nothing could arrive.
+#[test]
+fn a_suspect_stream_is_not_the_way_again_before_something_has_arrived_on_it() {
+    let failure = || PollFailure {
+        kind: PollFailureKind::TimedOut,
+        pause_ms: None,
+        why: "no answer".to_owned(),
+    };
+    let mut path = streaming_alone();
+    path.handle_timeout(25_021);
+    assert_eq!(path.status().silent_since_ms, Some(2030), "nothing since the last heartbeat");
+    path.handle_poll_failure(30_021, failure());
+    assert_eq!(path.status().carrier, Some(Carrier::Poll), "{:?}", path.status());
+    assert_eq!(path.status().why.as_deref(), Some("nothing received for 27 s"));
+    outputs(&mut path);
+    let mut other = streaming_alone();
+    other.handle_timeout(25_021);
+    other.handle_poll_failure(30_021, failure());
+    other.handle_heartbeat(31_000, 1_031_000);
+    assert_eq!(
+        (other.status().carrier, other.status().silent_since_ms),
+        (Some(Carrier::Stream), None)
+    );
+    path.handle_timeout(2030 + 37_500);
+    assert!(outputs(&mut path).contains(&Output::CloseStream), "it is dead");
+    assert_eq!(path.status().silent_since_ms, Some(2030), "{:?}", path.status());
+    path.handle_timeout(path.poll_timeout().unwrap());
+    path.handle_poll_answer(45_000, 20, false);
+    assert_eq!((path.status().carrier, path.status().silent_since_ms), (Some(Carrier::Poll), None));
 }
 
 #[test]
@@ -232,6 +316,49 @@ fn a_verdict_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
         opened.contains(&Output::OpenStream { compat: false, heartbeat_s: Some(7) }),
         "{opened:?}"
     );
+}
+
+/// The next run was told a reason that was over, and so was the operator while its own stream was being proven.
+#[test]
+fn a_stream_that_carries_clears_the_reason_why_it_did_not() {
+    let mut path = streaming_alone();
+    path.handle_heartbeat(60_000, 1_060_000);
+    path.handle_stream_end(62_000, StreamEnd::Ended);
+    assert!(path.verdict().why.unwrap().contains("was cut"));
+    path.handle_hello(62_030, times(62_030));
+    path.handle_heartbeat(63_030, 1_063_030);
+    path.handle_heartbeat(64_030, 1_064_030);
+    prove(&mut path);
+    path.handle_confirmation(64_320, true);
+    assert_eq!((path.status().carrier, path.verdict().why), (Some(Carrier::Stream), None));
+    path.handle_stream_end(200_000, StreamEnd::Ended);
+    assert!(path.verdict().why.unwrap().contains("was cut"), "anew");
+}
+
+/// One from a damaged file was requested for ever, and written to the file again.
+#[test]
+fn the_heartbeat_of_a_verdict_is_within_its_limits_and_requested_for_a_day() {
+    for (stored_s, requested_s) in [(0, 5), (7, 7), (u64::MAX, 15)] {
+        let verdict =
+            Verdict { rung: Rung::Plain, hold_s: 25, heartbeat_s: Some(stored_s), why: None };
+        let settings = PathSettings { verdict: Some(verdict), ..PathSettings::default() };
+        let mut path = Path::new(0, settings, 1);
+        path.handle_poll_answer(20, 20, false);
+        let opened = outputs(&mut path);
+        let wanted = Output::OpenStream { compat: false, heartbeat_s: Some(requested_s) };
+        assert!(opened.contains(&wanted), "{stored_s}: {opened:?}");
+        assert_eq!(path.verdict().heartbeat_s, Some(requested_s), "{stored_s}");
+        path.handle_hello(30, times(30));
+        path.handle_heartbeat(1030, 1_001_030);
+        path.handle_heartbeat(2030, 1_002_030);
+        prove(&mut path);
+        outputs(&mut path);
+        path.handle_stream_activity(deadlines::SHORT_HEARTBEAT_MS);
+        path.handle_stream_end(deadlines::SHORT_HEARTBEAT_MS, StreamEnd::Ended);
+        let opened = outputs(&mut path);
+        assert!(opened.contains(&open()), "{stored_s}, a day later: {opened:?}");
+        assert_eq!(path.verdict().heartbeat_s, None, "{stored_s}");
+    }
 }
 
 /// A command that the stream had carried a moment before made the next poll wait.

@@ -133,6 +133,8 @@ pub(super) struct World {
     stream: Option<u64>,
     /// When its request was sent.
     stream_sent: u64,
+    /// When the last byte of a stream arrived at the device.
+    stream_byte: u64,
     poll: Option<(u64, u64)>,
     next_command: u64,
     delivered: BTreeMap<u64, u64>,
@@ -141,17 +143,30 @@ pub(super) struct World {
     counts: BTreeMap<&'static str, u64>,
     fault: Option<String>,
     bug: Option<InjectedBug>,
+    /// The longest pause between two commands.
+    pause_max_ms: u64,
+    end: u64,
 }
 
-const END: u64 = 3 * HOUR;
-/// From here on no command is created.
-const LAST_COMMAND: u64 = END - 10 * MINUTE;
+/// Before the end, so that all that are created can arrive.
+const NO_COMMAND: u64 = 10 * MINUTE;
 
 impl World {
     pub(super) fn run(
         seed: u64,
         middlebox: &Middlebox,
         bug: Option<InjectedBug>,
+    ) -> Result<Report, String> {
+        Self::run_with(seed, middlebox, bug, 2 * MINUTE, 3 * HOUR)
+    }
+
+    /// With a command each so many milliseconds at most, until then.
+    pub(super) fn run_with(
+        seed: u64,
+        middlebox: &Middlebox,
+        bug: Option<InjectedBug>,
+        pause_max_ms: u64,
+        end: u64,
     ) -> Result<Report, String> {
         let mut random = Random::new(seed);
         let start = random.below(MINUTE);
@@ -168,6 +183,7 @@ impl World {
             next_id: 0,
             stream: None,
             stream_sent: 0,
+            stream_byte: 0,
             poll: None,
             next_command: 0,
             delivered: BTreeMap::new(),
@@ -176,6 +192,8 @@ impl World {
             counts: BTreeMap::new(),
             fault: None,
             bug,
+            pause_max_ms,
+            end,
             random,
         };
         world.at(start + 1, Event::Create);
@@ -185,12 +203,14 @@ impl World {
             Middlebox::Down { from, silent, .. } => {
                 world.at(*from, if *silent { Event::Forgets } else { Event::Cuts });
             }
+            Middlebox::Frozen { from, .. } => world.at(*from, Event::Forgets),
             Middlebox::Changing => world.at(10 * MINUTE, Event::Cuts),
             _ => {}
         }
         let mut steps = 0_u32;
-        while world.now < END && world.fault.is_none() {
+        while world.now < world.end && world.fault.is_none() {
             world.act();
+            world.check_carrier();
             world.step();
             steps += 1;
             if steps > 2_000_000 {
@@ -203,6 +223,17 @@ impl World {
         }
     }
 
+    /// A stream is the way only while something arrives on it: the greatest heartbeat of these hubs is 15 s.
+    fn check_carrier(&mut self) {
+        let is_stream =
+            matches!(self.path.status().carrier, Some(Carrier::Stream | Carrier::CompatStream));
+        if is_stream && self.now > self.stream_byte + 20_000 {
+            let silent_s = (self.now - self.stream_byte) / 1000;
+            let fault = format!("a stream carries at {}, silent for {silent_s} s", self.now);
+            self.fault.get_or_insert(fault);
+        }
+    }
+
     fn at(&mut self, at: u64, event: Event) {
         self.order += 1;
         self.stored.push(event);
@@ -211,7 +242,7 @@ impl World {
 
     fn step(&mut self) {
         let timeout = self.path.poll_timeout().map(|at| at.max(self.now));
-        let next = self.events.peek().map(|Reverse((at, ..))| *at).unwrap_or(END);
+        let next = self.events.peek().map(|Reverse((at, ..))| *at).unwrap_or(self.end);
         if let Some(at) = timeout
             && at <= next
         {
@@ -220,7 +251,7 @@ impl World {
             return self.path.handle_timeout(self.now);
         }
         let Some(Reverse((at, _, index))) = self.events.pop() else {
-            self.now = END;
+            self.now = self.end;
             return;
         };
         self.now = self.now.max(at);
@@ -334,8 +365,10 @@ impl World {
             return;
         }
         if box_now.is_down(self.now) {
-            if !box_now.is_silent() {
-                let kind = PollFailureKind::Unreachable;
+            let kind = PollFailureKind::Unreachable;
+            if matches!(box_now, Middlebox::Frozen { .. }) {
+                self.at(self.now + 5000, Event::PollFails { id, kind });
+            } else if !box_now.is_silent() {
                 self.at(self.now + 1, Event::PollFails { id, kind });
             }
         } else if box_now.is_portal(self.now) {
@@ -349,9 +382,12 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, n: u64, attempt: u32) -> bool {
+    fn deliver(&mut self, n: u64, attempt: u32, by: Carrier) -> bool {
         let id = format!("01930000-0000-7000-8000-{n:012x}").parse().expect("an id");
-        let is_new = self.path.receive(id, Seq::new(n), attempt);
+        let is_new = match by {
+            Carrier::Poll => self.path.receive_polled(self.now, id, Seq::new(n), attempt),
+            _ => self.path.receive_streamed(self.now, id, Seq::new(n), attempt),
+        };
         if is_new || self.bug == Some(InjectedBug::DeliversTwice) {
             if !self.attempts.insert((n, attempt)) {
                 self.fault = Some(format!("command {n} was delivered twice as attempt {attempt}"));

@@ -37,7 +37,7 @@ pub(super) struct Best {
 /// when all better ones have failed or had their time.
 ///
 /// # Errors
-/// That of the preferred base, unless a sign-in page answers at another one: then that is the reason.
+/// That of the preferred base, unless that of another one says more: see [`reason`].
 pub(super) async fn best(bases: &[Base]) -> Result<Best, TransportError> {
     let mut outcomes: Vec<Option<Result<(), TransportError>>> = Vec::new();
     outcomes.resize_with(bases.len(), || None);
@@ -88,7 +88,8 @@ fn found(
     Ok(Best { index, base, why: why.filter(|_| index > 0) })
 }
 
-/// Why no base works: one reason for all.
+/// Why no base works: one reason for all. A sign-in page says most; then that the hub's own machine refuses, which was reached;
+/// then that a proxy does not reach the hub; then what the preferred base says.
 fn reason(bases: &[Base], outcomes: Vec<Option<Result<(), TransportError>>>) -> TransportError {
     let mut errors = outcomes
         .into_iter()
@@ -100,14 +101,18 @@ fn reason(bases: &[Base], outcomes: Vec<Option<Result<(), TransportError>>>) -> 
     if NotTheHub::of(&first).is_some() {
         return first;
     }
-    for (_, error) in errors {
-        if let Some(portal) = NotTheHub::of(&error) {
+    let others: Vec<TransportError> = errors.map(|(_, error)| error).collect();
+    for error in &others {
+        if let Some(portal) = NotTheHub::of(error) {
             let preferred = bases.first().map(|base| format!("{}: {first}", base.hub));
             let portal = NotTheHub { beside: preferred, ..portal.clone() };
             return TransportError::new(TransportStage::Untrusted, portal);
         }
     }
-    first
+    let says_most = others.iter().find(|error| error.is_refused_by_server());
+    let says_most =
+        says_most.or_else(|| others.iter().find(|error| error.gateway_status().is_some()));
+    says_most.cloned().unwrap_or(first)
 }
 
 /// Whether the hub answers at a base.
@@ -143,6 +148,12 @@ pub(super) async fn prove(base: &Base) -> Result<(), TransportError> {
         let pong = serde_json::from_slice::<Pong>(&body).ok().and_then(|pong| pong.nonce);
         match (head.status, pong) {
             (StatusCode::OK, Some(echoed)) if echoed == nonce => Ok(()),
+            (status, _) if is_gateway_status(status) => {
+                let uri = base.hub.url.as_str().parse::<http::Uri>();
+                let proxy = uri.ok().and_then(|uri| base.transport.proxy(&uri));
+                let behind = NoHubBehind { hub: base.hub.to_string(), proxy, status };
+                Err(TransportError::new(TransportStage::Connect, behind))
+            }
             _ => Err(TransportError::new(TransportStage::Untrusted, not_the_hub)),
         }
     };
@@ -158,6 +169,40 @@ fn no_answer() -> TransportError {
     let within = format!("no answer to a ping within {} s", PROOF.as_secs());
     TransportError::new(TransportStage::Response, within)
 }
+
+/// Whether a proxy, or a server before the hub, says that it does not reach the hub: RFC 9110, sections 15.6.3 to 15.6.5.
+fn is_gateway_status(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 502..=504)
+}
+
+/// What answers a ping does not reach the hub: an outage of the hub, and no captive portal.
+#[derive(Debug, Clone)]
+pub(in crate::transport) struct NoHubBehind {
+    hub: String,
+    /// The proxy that requests go through, if one is set.
+    proxy: Option<String>,
+    pub(in crate::transport) status: StatusCode,
+}
+
+impl NoHubBehind {
+    pub(in crate::transport) fn of(error: &TransportError) -> Option<&Self> {
+        error.source.downcast_ref()
+    }
+}
+
+impl fmt::Display for NoHubBehind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hub, proxy, status } = self;
+        match proxy {
+            Some(proxy) => {
+                write!(f, "the proxy does not reach the hub: {proxy} answered {status} for {hub}")
+            }
+            None => write!(f, "what answers at {hub} does not reach the hub (status {status})"),
+        }
+    }
+}
+
+impl std::error::Error for NoHubBehind {}
 
 /// What answers a ping is not the hub.
 #[derive(Debug, Clone)]

@@ -258,6 +258,62 @@ async fn a_captive_portal_at_a_worse_base_is_the_reason_with_its_sign_in_page_on
     assert_eq!(text.matches("captive portal").count(), 1, "{text}");
 }
 
+/// A proxy that answers every request and every `CONNECT` with 503, as it does while the hub is down; returns its URL.
+fn proxy_without_hub() -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            // The whole head: a socket that is closed with some of it unread is reset.
+            let Ok(1..) = socket.read(&mut head) else { continue };
+            let page = "<title>ERROR</title>";
+            let length = page.len();
+            let answer = format!(
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: \
+                 close\r\n\r\n{page}"
+            );
+            socket.write_all(answer.as_bytes()).ok();
+        }
+    });
+    url
+}
+
+/// An agent waited as long as before a captive portal, and was told to sign in.
+#[tokio::test]
+async fn a_hub_that_a_proxy_does_not_reach_is_down_and_no_captive_portal() {
+    use crate::transport::HttpTransport;
+    let proxy = proxy_without_hub();
+    let refusing = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let through: Arc<dyn Transport> =
+        Arc::new(HttpTransport::builder().proxy(&proxy).build().unwrap());
+    let direct: Arc<dyn Transport> = Arc::new(HttpTransport::builder().no_proxy().build().unwrap());
+    let base = |hub: &str, proxy: &str, transport: &Arc<dyn Transport>| Base {
+        hub: hub.parse().unwrap(),
+        proxy: proxy.to_owned(),
+        transport: Arc::clone(transport),
+    };
+    let https = base("https://hub.test", &proxy, &through);
+    let plain = base("http://hub.test", &proxy, &through);
+    for (first, second) in [(&https, &plain), (&plain, &https)] {
+        let transport = BaseTransport::new(first.clone(), vec![second.clone()], None);
+        let error = get(&transport, &format!("{}v1/x", first.hub)).await.unwrap_err();
+        assert_ne!(error.stage(), TransportStage::Untrusted, "{error}");
+        assert_eq!(error.gateway_status(), Some(StatusCode::SERVICE_UNAVAILABLE), "{error}");
+        let text = format!("{error}; {}", error.advice().unwrap());
+        assert!(text.contains("the proxy does not reach the ") && text.contains(&proxy), "{text}");
+        assert!(text.contains("running?") && !text.contains("portal"), "{text}");
+    }
+    let own = base(&refusing, "none", &direct);
+    let transport = BaseTransport::new(https.clone(), vec![plain, own], None);
+    let error = get(&transport, "https://hub.test/v1/x").await.unwrap_err();
+    assert!(error.is_refused_by_server(), "the hub's own machine refuses: {error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_a_change_of_the_network_a_proof_from_before_counts_no_more() {
     let hosts = Arc::new(Hosts::default());

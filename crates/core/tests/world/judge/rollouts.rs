@@ -8,7 +8,7 @@ use bellwire_proto::{CommandId, DeliveryState, RolloutState, Seq};
 use super::Verdict;
 use crate::world::store::Disk;
 
-/// A delivery comes into being: it is of the batch that began last, that batch has place for it, and nothing stands
+/// A delivery comes into being: it is of the batch that began last, that batch has a slot for it, and nothing stands
 /// against it; or it is given up.
 pub(super) fn delivery_may_begin(row: &DeliveryRecord, txn: &Txn, disk: &Disk) -> Verdict {
     let seq = row.head.seq;

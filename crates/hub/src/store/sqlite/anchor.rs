@@ -49,7 +49,13 @@ impl<'c> AnchorWriter<'c> {
     fn note(&mut self) -> Result<()> {
         let anchor = self.clock.anchor();
         if let Some(noted) = self.noted.filter(|noted| was_set(*noted, self.clock.now())) {
-            tracing::warn!(before = %noted.wall, now = %anchor.wall, "the wall clock was set");
+            let back = anchor.wall < noted.wall;
+            let credentials = if back {
+                "; whether a credential has expired is judged by the later time until a restart"
+            } else {
+                ""
+            };
+            tracing::warn!(before = %noted.wall, now = %anchor.wall, "the wall clock was set{credentials}");
         }
         let values = [
             int(anchor.instant.ms()),

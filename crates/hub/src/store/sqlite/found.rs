@@ -1,32 +1,24 @@
-//! The devices that a command names by a selector, or all: a page at a time, for the core and for a dry run.
+//! The devices that a command names by a selector, or all: a page at a time, for the core and for a dry run. Registered
+//! devices are found by the indexes of `select.rs`; those that are named, or were targets of another command, are first
+//! listed and then looked at one by one. One that is not registered meets no selector, and no scope has it.
+
+use std::ops::ControlFlow;
 
 use bellwire_core::TargetQuery;
-use bellwire_proto::facts::{self, FactValues};
-use bellwire_proto::{DeviceId, Json, Labels, Selector};
-use rusqlite::{Connection, Error, Result, Row, Rows, params};
+use bellwire_core::record::TargetPage;
+use bellwire_proto::{CommandId, DeliveryState, DeviceId, Selector};
+use rusqlite::{Connection, Error, Result, params};
 
 use super::rows::{self, int};
-use crate::store::FoundPage;
+use super::select;
+use crate::store::{DeviceFilter, DevicePlace, Visible};
 
-/// The registered devices after `?1`, `?2` at most, with the lengths of their queues.
-const DEVICES: &str = "
-    SELECT d.device, d.labels, d.facts, ifnull(q.queued, 0)
-    FROM devices d LEFT JOIN queues q ON q.device = d.device
-    WHERE d.device > ?1 ORDER BY d.device LIMIT ?2";
-
-/// Those where the command `?3` is in one of the states of the JSON list `?4`; what was removed meanwhile has no labels.
+/// Those that the command `?1` was for, and whether it is there in one of the states of the JSON list `?2`. The test is a
+/// column, since the number of rows that are looked at has a bound.
 const ENDED: &str = "
-    SELECT e.device, ifnull(d.labels, '{}'), ifnull(d.facts, '{}'), ifnull(q.queued, 0)
-    FROM deliveries e LEFT JOIN devices d ON d.device = e.device LEFT JOIN queues q ON q.device = e.device
-    WHERE e.seq = (SELECT seq FROM commands WHERE id = ?3)
-        AND e.device > ?1 AND e.state IN (SELECT value FROM json_each(?4))
-    ORDER BY e.device LIMIT ?2";
-
-/// Those of the JSON list `?1`, `?2` at most, registered or not.
-const NAMED: &str = "
-    SELECT n.value, ifnull(d.labels, '{}'), ifnull(d.facts, '{}'), ifnull(q.queued, 0)
-    FROM json_each(?1) n LEFT JOIN devices d ON d.device = n.value LEFT JOIN queues q ON q.device = n.value
-    ORDER BY n.value LIMIT ?2";
+    SELECT e.device, e.state IN (SELECT value FROM json_each(?2)) FROM deliveries e
+    WHERE e.seq = (SELECT seq FROM commands WHERE id = ?1) AND e.device > ?3
+    ORDER BY e.device LIMIT ?4";
 
 /// Looks at `rows_max` devices.
 pub(super) fn found(
@@ -34,81 +26,95 @@ pub(super) fn found(
     query: &TargetQuery,
     after: Option<&DeviceId>,
     rows_max: usize,
-) -> Result<FoundPage> {
-    let mut page = FoundPage::default();
-    let (after_name, limit) = (after.map_or("", DeviceId::as_str), int(rows_max as u64));
-    match (&query.named, &query.ended) {
-        (Some(named), _) => {
-            let begin = after.map_or(0, |after| named.partition_point(|name| name <= after));
-            let names = named.iter().skip(begin).take(rows_max).map(DeviceId::as_str);
-            let names = json_list(&names.collect::<Vec<_>>())?;
-            let mut statement = connection.prepare_cached(NAMED)?;
-            fill(&mut page, statement.query(params![names, limit])?, query, rows_max)?;
+) -> Result<TargetPage> {
+    let mut page = match (&query.named, &query.ended) {
+        (Some(named), _) => listed(named, after, rows_max),
+        (None, Some((parent, states))) => ended(connection, *parent, states, after, rows_max)?,
+        (None, None) => return registered(connection, query, after, rows_max),
+    };
+    if query.select.is_some() || query.scope.is_some() {
+        page.devices = select::fitting(connection, &filter(query), page.devices)?;
+    }
+    choose_canaries(connection, query, &mut page)?;
+    Ok(page)
+}
+
+/// What a device must be to be found.
+fn filter(query: &TargetQuery) -> DeviceFilter {
+    DeviceFilter { visible: Visible::by(query.scope.clone()), ..by(query.select.as_ref()) }
+}
+
+fn by(select: Option<&Selector>) -> DeviceFilter {
+    DeviceFilter { select: select.cloned().unwrap_or_default(), ..DeviceFilter::default() }
+}
+
+fn choose_canaries(
+    connection: &Connection,
+    query: &TargetQuery,
+    page: &mut TargetPage,
+) -> Result<()> {
+    if query.canary.is_some() {
+        let canary = by(query.canary.as_ref());
+        page.canaries = select::fitting(connection, &canary, page.devices.clone())?;
+    }
+    Ok(())
+}
+
+/// Of these names, rising, those after the given one.
+fn listed(named: &[DeviceId], after: Option<&DeviceId>, rows_max: usize) -> TargetPage {
+    let begin = after.map_or(0, |after| named.partition_point(|name| name <= after));
+    let devices: Vec<DeviceId> = named.iter().skip(begin).take(rows_max).cloned().collect();
+    let last = devices.last().filter(|_| devices.len() >= rows_max).cloned();
+    TargetPage { devices, last, ..TargetPage::default() }
+}
+
+fn ended(
+    connection: &Connection,
+    parent: CommandId,
+    states: &[DeliveryState],
+    after: Option<&DeviceId>,
+    rows_max: usize,
+) -> Result<TargetPage> {
+    let states: Vec<i64> = states.iter().map(|state| rows::state_number(*state)).collect();
+    let states =
+        serde_json::to_string(&states).map_err(|e| Error::ToSqlConversionFailure(Box::new(e)))?;
+    let after = after.map_or("", DeviceId::as_str);
+    let mut statement = connection.prepare_cached(ENDED)?;
+    let params = params![parent.to_bytes(), states, after, int(rows_max as u64)];
+    let mut found = statement.query(params)?;
+    let mut page = TargetPage::default();
+    let mut looked_at = 0;
+    while let Some(row) = found.next()? {
+        looked_at += 1;
+        let device = rows::device_id(row, 0)?;
+        if looked_at >= rows_max {
+            page.last = Some(device.clone());
         }
-        (None, Some((parent, states))) => {
-            let states: Vec<i64> = states.iter().map(|state| rows::state_number(*state)).collect();
-            let mut statement = connection.prepare_cached(ENDED)?;
-            let params = params![after_name, limit, parent.to_bytes(), json_list(&states)?];
-            fill(&mut page, statement.query(params)?, query, rows_max)?;
-        }
-        (None, None) => {
-            let mut statement = connection.prepare_cached(DEVICES)?;
-            fill(&mut page, statement.query(params![after_name, limit])?, query, rows_max)?;
+        if row.get(1)? {
+            page.devices.push(device);
         }
     }
     Ok(page)
 }
 
-fn json_list<T: serde::Serialize>(list: &[T]) -> Result<String> {
-    serde_json::to_string(list).map_err(|e| Error::ToSqlConversionFailure(Box::new(e)))
-}
-
-fn fill(
-    page: &mut FoundPage,
-    mut rows: Rows<'_>,
+fn registered(
+    connection: &Connection,
     query: &TargetQuery,
+    after: Option<&DeviceId>,
     rows_max: usize,
-) -> Result<()> {
+) -> Result<TargetPage> {
+    let mut page = TargetPage::default();
+    let after = after.map(|device| DevicePlace { device: device.clone(), value: 0 });
     let mut looked_at = 0;
-    while let Some(row) = rows.next()? {
+    select::each(connection, &filter(query), after.as_ref(), &mut |place, fits| {
         looked_at += 1;
-        let device = rows::device_id(row, 0)?;
-        let of_device = Selectable::read(query, row)?;
-        if looked_at >= rows_max {
-            page.last = Some(device.clone());
+        let is_last = looked_at >= rows_max;
+        page.last = is_last.then(|| place.device.clone());
+        if fits {
+            page.devices.push(place.device);
         }
-        if !query.select.iter().chain(&query.scope).all(|select| of_device.meets(select)) {
-            continue;
-        }
-        if query.canary.as_ref().is_some_and(|canary| of_device.meets(canary)) {
-            page.canaries.push(device.clone());
-        }
-        page.devices.push((device, rows::uint(row, 3)?));
-    }
-    Ok(())
-}
-
-/// What selectors see of a device, as far as these do.
-struct Selectable {
-    labels: Labels,
-    facts: FactValues,
-}
-
-impl Selectable {
-    fn read(query: &TargetQuery, row: &Row<'_>) -> Result<Self> {
-        let selectors = || query.select.iter().chain(&query.scope).chain(&query.canary);
-        if selectors().next().is_none() {
-            return Ok(Self { labels: Labels::new(), facts: FactValues::new() });
-        }
-        let labels = serde_json::from_str(row.get_ref(1)?.as_str()?);
-        let labels = labels.map_err(|e| rows::damaged(1, e))?;
-        // Most selectors are of labels alone, and facts are long.
-        let facts =
-            if selectors().any(Selector::sees_facts) { rows::json(row, 2)? } else { Json::null() };
-        Ok(Self { labels, facts: facts::selectable(&facts) })
-    }
-
-    fn meets(&self, select: &Selector) -> bool {
-        select.selects(&self.labels, &self.facts)
-    }
+        Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    choose_canaries(connection, query, &mut page)?;
+    Ok(page)
 }

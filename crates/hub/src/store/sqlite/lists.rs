@@ -4,6 +4,7 @@
 //! [`PAGE_BYTES_MAX`] bytes. A filter that fits few rows gives a page that is short, or empty, with a
 //! cursor to continue from.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use bellwire_core::record::CommandRecord;
@@ -15,7 +16,11 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::rollouts;
 use super::rows::{self, command_columns, delivery_columns, device_columns, int};
-use crate::store::{Cursor, DeviceFilter, Snapshot, StoredDevice, Visible};
+use super::seal::Seal;
+use super::select;
+use crate::store::{
+    Cursor, DeviceFilter, DevicePlace, DevicePlaces, Snapshot, StoredDevice, Visible,
+};
 
 mod commands;
 pub(super) mod scoped;
@@ -105,6 +110,7 @@ pub(super) fn deliveries(
     limit: u32,
     after: Option<&DeviceId>,
     visible: &Visible,
+    seal: &Seal,
 ) -> Result<Option<Page<Delivery>>> {
     let Some(seq) = visible_seq(connection, id, visible)? else { return Ok(None) };
     let mut statement = connection.prepare_cached(concat!(
@@ -115,7 +121,7 @@ pub(super) fn deliveries(
     ))?;
     let after = after.map_or("", DeviceId::as_str);
     let mut rows = statement.query(params![int(seq.get()), after])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, visible);
     while let Some(row) = rows.next()? {
         let is = rows::state(row, rows::STATE)?;
         let device = rows::device_id(row, rows::DEVICE)?;
@@ -130,7 +136,7 @@ pub(super) fn deliveries(
             Look::Stop => break,
         }
     }
-    Ok(Some(page.finish(Cursor::after_device)))
+    Ok(Some(page.finish_by_device(seal)))
 }
 
 pub(super) fn device(connection: &Connection, id: &DeviceId) -> Result<Option<StoredDevice>> {
@@ -150,35 +156,21 @@ pub(super) fn device(connection: &Connection, id: &DeviceId) -> Result<Option<St
 pub(super) fn devices(
     connection: &Connection,
     filter: &DeviceFilter,
+    after: Option<&DevicePlace>,
     limit: u32,
-    after: Option<&DeviceId>,
-) -> Result<Page<StoredDevice>> {
-    let mut statement = connection.prepare_cached(concat!(
-        "SELECT ",
-        device_columns!(),
-        " FROM devices WHERE device > ?1 AND device >= ?2 ORDER BY device"
-    ))?;
-    let mut rows = statement.query([after.map_or("", DeviceId::as_str), &filter.prefix])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
-    while let Some(row) = rows.next()? {
-        let record = rows::device(row)?;
-        // By name: those that begin so are side by side.
-        if !record.id.as_str().starts_with(&filter.prefix) {
-            break;
-        }
-        let labels = &record.labels;
-        let fits = filter.select.matches(labels) && filter.visible.sees(labels);
-        match page.look(record.id.clone(), fits) {
-            Look::Take => {
-                let queued = queued(connection, &record.id)?;
-                let device = StoredDevice { record, queued };
-                page.push(device.weight(), device);
-            }
+    rows_max: u32,
+) -> Result<DevicePlaces> {
+    let mut page = Paging::new(limit, rows_max, &Visible::all());
+    select::each(connection, filter, after, &mut |place, fits| {
+        match page.look(place.clone(), fits) {
+            Look::Take => page.push(0, place),
             Look::Pass => {}
-            Look::Stop => break,
+            Look::Stop => return Ok(ControlFlow::Break(())),
         }
-    }
-    Ok(page.finish(Cursor::after_device))
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let next = page.position.filter(|_| page.more);
+    Ok(DevicePlaces { found: page.items, looked_at: page.looked_at, next })
 }
 
 /// These devices in their order; `None` for one that is not known.
@@ -209,16 +201,20 @@ pub(super) fn commands_by_id(
         command_columns!(),
         " FROM commands c WHERE c.id BETWEEN ?1 AND ?2 ORDER BY c.id DESC LIMIT ?3"
     ))?;
-    // What is passed over for a scope is looked at all the same.
+    // What is passed over for a scope is looked at all the same, each with its deliveries.
     let rows_max = if visible.is_all() { limit } else { LIST_ROWS_MAX };
+    let mut looks_left = u64::from(LIST_ROWS_MAX);
     let (first, last) = prefix.bounds();
     let records = statement.query_map(params![first, last, rows_max], rows::command)?;
     let mut commands = Vec::new();
     let mut bytes = 0;
     for record in records {
         let record = record?;
-        if bytes >= PAGE_BYTES_MAX || commands.len() >= limit as usize {
+        if bytes >= PAGE_BYTES_MAX || commands.len() >= limit as usize || looks_left == 0 {
             break;
+        }
+        if !visible.is_all() {
+            looks_left = looks_left.saturating_sub(record.head.total);
         }
         let data_bytes = record.data.as_str().len();
         if let Some(command) = shown(connection, record, visible)? {
@@ -286,6 +282,9 @@ pub(super) struct Paging<T, P> {
     looked_at: u32,
     /// The last row that was looked at.
     position: Option<P>,
+    /// The last item, for a reader who sees a part of the fleet: a cursor names a row, which must be none of the others.
+    last_item: Option<P>,
+    scoped: bool,
     more: bool,
 }
 
@@ -296,8 +295,8 @@ pub(super) enum Look {
     Stop,
 }
 
-impl<T, P> Paging<T, P> {
-    pub(super) fn new(limit: u32, rows_max: u32) -> Self {
+impl<T, P: Clone> Paging<T, P> {
+    pub(super) fn new(limit: u32, rows_max: u32, visible: &Visible) -> Self {
         Self {
             items: Vec::new(),
             bytes: 0,
@@ -305,6 +304,8 @@ impl<T, P> Paging<T, P> {
             rows_max,
             looked_at: 0,
             position: None,
+            last_item: None,
+            scoped: !visible.is_all(),
             more: false,
         }
     }
@@ -318,8 +319,21 @@ impl<T, P> Paging<T, P> {
             return Look::Stop;
         }
         self.looked_at += 1;
+        if fits && self.scoped {
+            self.last_item = Some(position.clone());
+        }
         self.position = Some(position);
         if fits { Look::Take } else { Look::Pass }
+    }
+
+    /// What was looked at besides the row itself counts too.
+    pub(super) fn charge(&mut self, rows: u64) {
+        self.looked_at = self.looked_at.saturating_add(u32::try_from(rows).unwrap_or(u32::MAX));
+    }
+
+    /// Whether nothing more may be looked at.
+    pub(super) fn is_spent(&self) -> bool {
+        self.looked_at >= self.rows_max
     }
 
     /// Takes the row that was looked at last.
@@ -329,7 +343,22 @@ impl<T, P> Paging<T, P> {
     }
 
     pub(super) fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
-        let next = self.position.filter(|_| self.more).map(cursor);
+        // The search for one item goes on from the row itself, whoever's that is, or it would never end.
+        let position = self.last_item.or(self.position);
+        let next = position.filter(|_| self.more).map(cursor);
+        Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
+    }
+}
+
+impl<T> Paging<T, DeviceId> {
+    /// The same where a row is named: one that is not there for the reader is sealed.
+    pub(super) fn finish_by_device(self, seal: &Seal) -> Page<T> {
+        let hidden = self.scoped && self.last_item.is_none();
+        let position = self.last_item.or(self.position).filter(|_| self.more);
+        let next = match hidden {
+            true => position.and_then(|device| seal.seal(&Cursor::after_device(device))),
+            false => position.map(Cursor::after_device),
+        };
         Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }
     }
 }

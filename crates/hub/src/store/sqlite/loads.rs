@@ -1,9 +1,7 @@
 //! What the core looks up. Each function answers one kind of [`Load`].
 
-use crate::store::FoundPage;
 use bellwire_core::record::{
     DeliveryRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, TargetChunk,
-    TargetPage,
 };
 use bellwire_core::{Instant, Now};
 use bellwire_proto::{CommandId, DeliveryState, DeviceId, Json, Seq};
@@ -56,10 +54,8 @@ pub(super) fn answer(connection: &Connection, load: &Load) -> Result<Loaded> {
             Loaded::Targets(*seq, first.clone(), chunk.zip(data(connection, *seq)?))
         }
         Load::Found { request, query, after, rows_max } => {
-            let found = found::found(connection, query, after.as_ref(), *rows_max)?;
-            let devices = found.devices.into_iter().map(|(device, _)| device).collect();
-            let FoundPage { canaries, last, .. } = found;
-            Loaded::Found(*request, TargetPage { devices, canaries, last })
+            let page = found::found(connection, query, after.as_ref(), *rows_max)?;
+            Loaded::Found(*request, page)
         }
         Load::LiveOf(seq, after, devices_max) => {
             let mut statement = connection.prepare_cached(

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bellwire_proto::limits::HISTORY_S;
+use bellwire_proto::limits::{AUDIT_BYTES, AUDIT_KEEP_S, HISTORY_S};
 
 use super::folder;
 use super::schema::{CHECKPOINT_PAGES, StoreFile};
@@ -14,6 +14,10 @@ use crate::clock::Clock;
 #[derive(Clone)]
 pub struct Options {
     pub(super) history_retention: Duration,
+    pub(super) audit_keep: Duration,
+    pub(super) audit_bytes_max: u64,
+    pub(super) bytes_max: u64,
+    pub(super) free_min: u64,
     /// Given clocks, or `None`: those of the machine, which go on from the last run.
     pub(super) clock: Option<Clock>,
     vfs: Option<String>,
@@ -25,6 +29,10 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             history_retention: Duration::from_secs(HISTORY_S.default),
+            audit_keep: Duration::from_secs(AUDIT_KEEP_S.default),
+            audit_bytes_max: AUDIT_BYTES.default,
+            bytes_max: 0,
+            free_min: 0,
             clock: None,
             vfs: None,
             checkpoint_pages: CHECKPOINT_PAGES,
@@ -48,6 +56,18 @@ impl Options {
     pub fn history_retention(self, history_retention: Duration) -> Self {
         let least = Duration::from_secs(HISTORY_S.min);
         Self { history_retention: history_retention.max(least), ..self }
+    }
+
+    /// Retains the audit log for this long, and of it this many bytes at most, whichever is less.
+    #[must_use]
+    pub fn audit_retention(self, audit_keep: Duration, audit_bytes_max: u64) -> Self {
+        Self { audit_keep, audit_bytes_max, ..self }
+    }
+
+    /// Has no space for another command once it holds so many bytes, or fewer are free on its disk; 0 is no limit.
+    #[must_use]
+    pub fn space(self, bytes_max: u64, free_min: u64) -> Self {
+        Self { bytes_max, free_min, ..self }
     }
 
     /// Runs on these clocks instead of the machine's.

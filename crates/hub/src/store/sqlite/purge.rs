@@ -1,17 +1,21 @@
 //! Retention: what ended long ago is deleted, in small steps that are part of other commits.
 //!
 //! A command is deleted with all its deliveries when the last of them has been terminal for the retention
-//! time; one to many is deleted piece by piece. What is live is never touched. Commands are walked through
+//! time; one to many is deleted piece by piece. What is live is never touched, nor a command of which a target has no
+//! delivery yet or whose rollout has not ended. Commands are walked through
 //! in the order of their numbers, so no index is needed for it. Of a command to many it is not known when
-//! each delivery ended, only that all have: it is retained for [`DELIVERY_LIFE_MAX`] more.
+//! each delivery ended, only that all have: no later than [`DELIVERY_LIFE_MAX`] after the command was stored, its
+//! `not_before`, or the end of its rollout, the last of them. It is retained for that much more.
 
 use std::time::{Duration, Instant};
 
+use bellwire_core::Now;
 use bellwire_proto::limits::DELIVERY_LIFE_MAX;
 use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
-use super::rows::instant_ms;
+use super::audit::AuditRetention;
+use super::rows::{instant_ms, ms};
 use crate::clock::Clock;
 
 /// Commands looked at in one step at least; as many as a commit has transactions if those are
@@ -37,6 +41,9 @@ pub(super) struct Purge<'c> {
     rollouts: Statement<'c>,
     commands: Statement<'c>,
     keys: Statement<'c>,
+    audit: AuditRetention<'c>,
+    /// There is more of the audit log to delete.
+    more_audit: bool,
 }
 
 impl<'c> Purge<'c> {
@@ -44,12 +51,18 @@ impl<'c> Purge<'c> {
         Ok(Self {
             retention: shared.history_retention,
             clock: shared.clock.clone(),
+            audit: AuditRetention::new(connection, shared.audit_keep, shared.audit_bytes_max)?,
+            more_audit: false,
             next_step: Instant::now(),
             at: 0,
             // `is_old` ends the walk.
             candidates: connection.prepare(
-                "SELECT c.seq, c.created < ?2 AS is_old, iif(c.total > 1,
-                     c.created < ?4
+                "SELECT c.seq, c.created < ?2 AS is_old,
+                 NOT EXISTS (SELECT 1 FROM targets t WHERE t.seq = c.seq)
+                 AND NOT EXISTS (SELECT 1 FROM rollouts r WHERE r.seq = c.seq AND r.state < 2)
+                 AND iif(c.total > 1,
+                     c.created < ?4 AND ifnull(c.not_before < ?5, TRUE)
+                     AND NOT EXISTS (SELECT 1 FROM rollouts r WHERE r.seq = c.seq AND r.ended >= ?4)
                      AND (SELECT ifnull(sum(deliveries), 0) FROM counts n
                           WHERE n.seq = c.seq AND n.state >= 5) >= c.total,
                      NOT EXISTS (
@@ -86,15 +99,17 @@ impl<'c> Purge<'c> {
 
     /// Deletes some, within the transaction that is open, which has `txns` others.
     pub(super) fn step(&mut self, txns: usize) -> Result<()> {
-        let walking = self.at > 0;
+        let walking = self.at > 0 || self.more_audit;
         if !walking && !self.is_due() {
             return Ok(());
         }
         let limit = i64::try_from(txns.max(STEP_COMMANDS_MIN)).unwrap_or(i64::MAX);
-        let now = self.clock.now().instant;
+        let clocks = self.clock.now();
+        let now = clocks.instant;
         let keys = self.keys.execute(params![instant_ms(now), limit])?;
-        let looked_at = self.step_commands(now, limit)?;
-        let more = looked_at == limit || i64::try_from(keys) == Ok(limit);
+        let looked_at = self.step_commands(clocks, limit)?;
+        self.more_audit = self.audit.step(clocks.wall)?;
+        let more = self.more_audit || looked_at == limit || i64::try_from(keys) == Ok(limit);
         if !more {
             self.at = 0;
         }
@@ -103,13 +118,20 @@ impl<'c> Purge<'c> {
     }
 
     /// How many commands were looked at; `limit` too when one has too many deliveries for one step.
-    fn step_commands(&mut self, now: bellwire_core::Instant, limit: i64) -> Result<i64> {
-        let before_ms = instant_ms(now.before(self.retention));
-        let many_before_ms =
-            instant_ms(now.before(self.retention.saturating_add(DELIVERY_LIFE_MAX)));
+    fn step_commands(&mut self, now: Now, limit: i64) -> Result<i64> {
+        let before_ms = instant_ms(now.instant.before(self.retention));
+        let many = self.retention.saturating_add(DELIVERY_LIFE_MAX);
+        let many_before_ms = instant_ms(now.instant.before(many));
+        let many_before_at = ms(now.wall.before(many));
         let mut looked_at = 0;
         let mut expired: Vec<i64> = Vec::new();
-        let mut rows = self.candidates.query(params![self.at, before_ms, limit, many_before_ms])?;
+        let mut rows = self.candidates.query(params![
+            self.at,
+            before_ms,
+            limit,
+            many_before_ms,
+            many_before_at
+        ])?;
         while let Some(row) = rows.next()? {
             if !row.get(1)? {
                 break;

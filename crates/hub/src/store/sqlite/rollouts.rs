@@ -8,14 +8,14 @@ use super::rows::{self, instant_ms, int, ms, state_number};
 
 pub(super) const PUT_ROLLOUT: &str = "
     INSERT OR REPLACE INTO rollouts
-        (seq, state, batch, batches, canaries, size, begun, began, began_at, not_before, reason, plan)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+        (seq, state, batch, batches, canaries, size, begun, began, began_at, not_before, ended, reason, plan)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 
 const ROLLOUT: &str = "
-    SELECT state, batch, batches, canaries, size, begun, began, began_at, not_before, reason, plan
+    SELECT state, batch, batches, canaries, size, begun, began, began_at, not_before, ended, reason, plan
     FROM rollouts WHERE seq = ?1";
 
-/// The number of a state on disk. Never to be changed; those that have not ended are below 2, as the partial index says.
+/// The number of a state on disk. Never to be changed; those that have not ended are below 2.
 const fn number(state: RolloutState) -> i64 {
     match state {
         RolloutState::Running => 0,
@@ -43,6 +43,7 @@ pub(super) fn put_rollout(
         instant_ms(rollout.began),
         ms(rollout.began_at),
         rollout.not_before.map(ms),
+        rollout.ended.map(instant_ms),
         rollout.reason,
         plan,
     ])
@@ -68,8 +69,9 @@ fn read(row: &Row<'_>) -> Result<RolloutRecord> {
         began: rows::instant(row, 6)?,
         began_at: rows::time(row, 7)?,
         not_before: rows::maybe_time(row, 8)?,
-        reason: row.get(9)?,
-        plan: serde_json::from_str(row.get_ref(10)?.as_str()?).map_err(|e| rows::damaged(10, e))?,
+        ended: rows::maybe_instant(row, 9)?,
+        reason: row.get(10)?,
+        plan: serde_json::from_str(row.get_ref(11)?.as_str()?).map_err(|e| rows::damaged(11, e))?,
     })
 }
 
@@ -80,7 +82,7 @@ pub(super) fn counts(
     rollout: &RolloutRecord,
 ) -> Result<RolloutCounts> {
     let mut statement = connection.prepare_cached(
-        "SELECT state, ifnull(batch, 0) = ?2, count(*) FROM deliveries
+        "SELECT state, batch IS ?2, count(*) FROM deliveries
          WHERE seq = ?1 AND state >= 5 GROUP BY 1, 2",
     )?;
     let mut found = statement.query(params![int(seq.get()), int(rollout.batch)])?;

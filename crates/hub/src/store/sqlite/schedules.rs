@@ -7,7 +7,7 @@ use rusqlite::{Connection, Error, OptionalExtension, Result, Row, Statement, par
 
 use super::lists::{Look, Paging};
 use super::rows::{self, int, ms};
-use crate::store::Cursor;
+use crate::store::{Cursor, Visible};
 
 pub(super) const PUT_SCHEDULE: &str = "INSERT OR REPLACE INTO schedules
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
@@ -93,7 +93,7 @@ pub(super) fn page(
     ))?;
     let after = after.map_or([0; 16], ScheduleId::to_bytes);
     let mut found = statement.query(params![after, of.as_ref().map(TokenId::as_str)])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, &Visible::all());
     while let Some(row) = found.next()? {
         let record = read(row)?;
         match page.look(record.id, true) {

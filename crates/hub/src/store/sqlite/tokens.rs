@@ -7,7 +7,7 @@ use rusqlite::{Connection, Error, OptionalExtension, Result, Row, Statement, par
 
 use super::lists::{Look, Paging};
 use super::rows::{self, int, ms};
-use crate::store::{Cursor, StoredToken};
+use crate::store::{Cursor, StoredToken, Visible};
 
 /// Whether a name that is taken may be taken over, in `flags`.
 const REPLACE: i64 = 1;
@@ -144,7 +144,7 @@ pub(super) fn page(
     ))?;
     let after = after.as_ref().map_or("", TokenId::as_str);
     let mut rows = statement.query([after])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, &Visible::all());
     while let Some(row) = rows.next()? {
         let record = token(row)?;
         match page.look(record.id, true) {

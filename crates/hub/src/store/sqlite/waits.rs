@@ -7,7 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::lists::{self, Look, Paging, scoped};
 use super::rows::{self, int};
-use crate::store::{Cursor, StoredWait, Visible};
+use super::seal::Seal;
+use crate::store::{StoredWait, Visible};
 
 /// The deliveries of command `?1` after device `?2`: device, whether it is queued, and what is set against sending it.
 const DELIVERIES: &str = "
@@ -30,11 +31,12 @@ pub(super) fn waits(
     limit: u32,
     after: Option<&DeviceId>,
     visible: &Visible,
+    seal: &Seal,
 ) -> Result<Option<Page<StoredWait>>> {
     let Some(seq) = lists::visible_seq(connection, id, visible)? else { return Ok(None) };
     let mut statement = connection.prepare_cached(DELIVERIES)?;
     let mut found = statement.query(params![int(seq.get()), after.map_or("", DeviceId::as_str)])?;
-    let mut page = Paging::new(limit, LIST_ROWS_MAX);
+    let mut page = Paging::new(limit, LIST_ROWS_MAX, visible);
     while let Some(row) = found.next()? {
         let device = rows::device_id(row, 0)?;
         let fits = row.get(1)? && scoped::sees(connection, visible, &device)?;
@@ -56,7 +58,7 @@ pub(super) fn waits(
             Look::Stop => break,
         }
     }
-    Ok(Some(page.finish(Cursor::after_device)))
+    Ok(Some(page.finish_by_device(seal)))
 }
 
 fn in_flight(connection: &Connection, device: &DeviceId) -> Result<Vec<CommandId>> {

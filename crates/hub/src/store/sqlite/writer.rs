@@ -5,12 +5,16 @@
 //! first error nothing is committed or reported any more: a COMMIT that failed may or may not be on
 //! disk, and only a restart can find out.
 
+use std::time::Instant;
+
 use bellwire_core::record::{Change, Committed, DeliveryRecord, TargetChunk, Txn};
 use bellwire_proto::{DeviceId, Seq};
 use rusqlite::{Connection, OptionalExtension, Result, Statement, params};
 
 use super::Shared;
 use super::anchor::{self, AnchorWriter};
+use super::attributes::Attributes;
+use super::audit::AuditWriter;
 use super::checkpoint::Checkpoint;
 use super::purge::Purge;
 use super::rollouts;
@@ -66,6 +70,8 @@ fn write(
     let mut purge = Purge::new(connection, shared)?;
     let mut anchor = AnchorWriter::new(connection, shared.clock.clone())?;
     let mut checkpoint = Checkpoint::new(connection, shared)?;
+    let mut space = shared.space_watch(connection)?;
+    space.step(&shared.space)?;
     let mut group: Vec<Txn> = Vec::new();
     while shared.txns.take_all(&mut group, Some(purge.wait().min(anchor::LOOK_EVERY))) {
         if let Some(error) = shared.suspicion() {
@@ -73,11 +79,14 @@ fn write(
         }
         if group.is_empty() && !purge.is_due() && !anchor.is_due() {
             shared.in_use.check()?;
+            space.step(&shared.space)?;
             continue;
         }
         // Before it: what is refused is not in the lists either.
         shared.in_use.check()?;
+        let begun = Instant::now();
         statements.commit(&group, &mut purge, &mut anchor)?;
+        shared.commits.took(begun.elapsed());
         // And after it: what was committed to a file that no path leads to any more is lost with this process.
         shared.in_use.check()?;
         let committed: Vec<Committed> = group.drain(..).map(Txn::committed).collect();
@@ -85,6 +94,7 @@ fn write(
             events.committed(committed);
         }
         checkpoint.step(shared)?;
+        space.step(&shared.space)?;
     }
     Ok(())
 }
@@ -114,6 +124,7 @@ struct Statements<'c> {
     update_delivery: Statement<'c>,
     put_queued: Statement<'c>,
     delete_queued: Statement<'c>,
+    attributes: Attributes<'c>,
     put_device: Statement<'c>,
     put_labels: Statement<'c>,
     put_facts: Statement<'c>,
@@ -128,6 +139,7 @@ struct Statements<'c> {
     delete_tokens_of: Statement<'c>,
     put_schedule: Statement<'c>,
     delete_schedule: Statement<'c>,
+    audit: AuditWriter<'c>,
 }
 
 impl<'c> Statements<'c> {
@@ -157,6 +169,7 @@ impl<'c> Statements<'c> {
             update_delivery: connection.prepare(UPDATE_DELIVERY)?,
             put_queued: connection.prepare("INSERT OR REPLACE INTO queues VALUES (?1, ?2)")?,
             delete_queued: connection.prepare("DELETE FROM queues WHERE device = ?1")?,
+            attributes: Attributes::prepare(connection)?,
             put_device: connection.prepare(PUT_DEVICE)?,
             put_labels: connection.prepare("UPDATE devices SET labels = ?2 WHERE device = ?1")?,
             put_facts: connection.prepare("UPDATE devices SET facts = ?2 WHERE device = ?1")?,
@@ -175,6 +188,7 @@ impl<'c> Statements<'c> {
             delete_tokens_of: connection.prepare("DELETE FROM tokens WHERE device = ?1")?,
             put_schedule: connection.prepare(schedules::PUT_SCHEDULE)?,
             delete_schedule: connection.prepare("DELETE FROM schedules WHERE id = ?1")?,
+            audit: AuditWriter::new(connection)?,
         })
     }
 
@@ -190,6 +204,7 @@ impl<'c> Statements<'c> {
             .iter()
             .flat_map(Txn::changes)
             .try_for_each(|change| self.apply(change))
+            .and_then(|()| self.audit.flush())
             .and_then(|()| purge.step(group.len()))
             .and_then(|()| anchor.step())
             .and_then(|()| self.commit.execute([]));
@@ -234,6 +249,8 @@ impl<'c> Statements<'c> {
             }
             Change::PutDevice(device) => {
                 let seen = device.seen.as_ref();
+                let (labels, facts) = (Some(&device.labels), Some(&device.facts));
+                self.attributes.change(&device.id, true, labels, facts)?;
                 self.put_device.execute(params![
                     device.id.as_str(),
                     rows::labels_text(&device.labels)?,
@@ -246,9 +263,11 @@ impl<'c> Statements<'c> {
                 ])
             }
             Change::PutLabels(device, labels) => {
+                self.attributes.change(device, false, Some(labels), None)?;
                 self.put_labels.execute(params![device.as_str(), rows::labels_text(labels)?])
             }
             Change::PutFacts(device, facts) => {
+                self.attributes.change(device, false, None, Some(facts))?;
                 self.put_facts.execute(params![device.as_str(), facts.as_str()])
             }
             Change::PutSeen(device, seen) => self.put_seen.execute(params![
@@ -257,7 +276,10 @@ impl<'c> Statements<'c> {
                 seen.address,
                 seen.agent
             ]),
-            Change::DeleteDevice(device) => self.delete_device.execute(params![device.as_str()]),
+            Change::DeleteDevice(device) => {
+                self.attributes.delete(device)?;
+                self.delete_device.execute(params![device.as_str()])
+            }
             Change::PutIdempotency(record) => self.put_idempotency.execute(params![
                 record.key.caller,
                 record.key.key,
@@ -280,6 +302,7 @@ impl<'c> Statements<'c> {
             Change::DeleteTokensOf(device) => self.delete_tokens_of.execute([device.as_str()]),
             Change::PutSchedule(row) => schedules::put_schedule(&mut self.put_schedule, row),
             Change::DeleteSchedule(id) => self.delete_schedule.execute([id.to_bytes()]),
+            Change::PutAudit(record) => return self.audit.put(record),
         }
         .map(drop)
     }

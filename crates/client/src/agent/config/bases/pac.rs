@@ -1,17 +1,30 @@
-//! Bases through the proxies that PAC files list: the files are read anew each time that the bases are asked for.
+//! Bases through the proxies that PAC files list: the files are read anew each time that the bases are asked for (`evaluation`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
+use tokio::time::timeout;
 
-use super::{ProxySetting, transport_by};
+use super::{ProxySetting, Through};
 use crate::address::Address;
-use crate::path::pac::{Pac, PacAnswer, PacError, PacLocation, ProxyEntry};
+use crate::path::pac::{Pac, PacError, PacLocation, ProxyEntry};
 use crate::transport::{
-    Base, BaseSource, HttpTransport, HttpTransportBuilder, InvalidSetting, Transport,
-    TransportError, TransportStage,
+    Base, BaseSource, HttpTransportBuilder, InvalidSetting, Transport, TransportError,
+    TransportStage,
 };
+
+mod evaluation;
+#[cfg(test)]
+mod tests;
+
+use evaluation::{Evaluation, PacFile};
+
+/// How long an evaluation is waited for where other proxies are known: with the proof of those, less than a poll waits.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same where there are none: so that the error names the file, before a poll is given up without a reason.
+const PATIENCE_WITHOUT_OTHERS: Duration = Duration::from_secs(4);
 
 /// The hubs, each through the proxies of the setting in order, with the entries of a PAC file in its place.
 #[derive(Clone)]
@@ -21,24 +34,16 @@ struct Inner {
     hubs: Vec<Address>,
     slots: Vec<Slot>,
     template: HttpTransportBuilder,
-    /// Reads the files: without a proxy.
-    fetcher: HttpTransport,
     /// Of the entries that were listed last, so that their connections and answers to challenges are used again.
     transports: Mutex<HashMap<ProxyEntry, Arc<dyn Transport>>>,
+    /// The last lines about entries in the log: the same is not logged again.
+    logged: Mutex<Vec<String>>,
 }
 
 /// An item of the setting.
 enum Slot {
-    Fixed { proxy: String, transport: Arc<dyn Transport> },
-    Pac { location: PacLocation, state: Mutex<PacState> },
-}
-
-#[derive(Default)]
-struct PacState {
-    /// As it was read last: it counts while it cannot be read anew.
-    read: Option<Pac>,
-    /// The last lines about it in the log: the same is not logged again.
-    logged: Vec<String>,
+    Fixed(Through),
+    Pac(Arc<PacFile>),
 }
 
 impl PacBases {
@@ -47,20 +52,19 @@ impl PacBases {
         proxies: &[ProxySetting],
         template: HttpTransportBuilder,
     ) -> Result<Self, InvalidSetting> {
+        let fetcher = template.clone().no_proxy().build()?;
         let slot = |proxy: &ProxySetting| -> Result<Slot, InvalidSetting> {
             Ok(match proxy {
                 ProxySetting::Pac(location) => {
-                    Slot::Pac { location: location.clone(), state: Mutex::default() }
+                    let (location, fetcher) = (location.clone(), fetcher.clone());
+                    Slot::Pac(Arc::new(PacFile::new(location, hubs.clone(), fetcher)))
                 }
-                proxy => Slot::Fixed {
-                    proxy: proxy.to_string(),
-                    transport: transport_by(&template, proxy)?,
-                },
+                proxy => Slot::Fixed(Through::new(&template, proxy)?),
             })
         };
         let slots = proxies.iter().map(slot).collect::<Result<_, _>>()?;
-        let fetcher = template.clone().no_proxy().build()?;
-        Ok(Self(Arc::new(Inner { hubs, slots, template, fetcher, transports: Mutex::default() })))
+        let (transports, logged) = (Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { hubs, slots, template, transports, logged })))
     }
 }
 
@@ -69,63 +73,69 @@ impl BaseSource for PacBases {
         let inner = Arc::clone(&self.0);
         Box::pin(async move { inner.list().await })
     }
+
+    fn is_stale(&self) -> bool {
+        self.0.files().any(|file| file.is_stale())
+    }
+
+    fn network_changed(&self) {
+        self.0.files().for_each(|file| file.network_changed());
+    }
 }
 
 impl Inner {
+    /// Waits for the files a little, and goes on with what they have listed before.
     async fn list(&self) -> Result<Vec<Base>, TransportError> {
-        let mut errors = Vec::new();
-        for slot in &self.slots {
-            let Slot::Pac { location, state } = slot else { continue };
-            match Pac::fetch_by(location, &self.fetcher).await {
-                Ok(pac) => lock(state).read = Some(pac),
-                Err(error) => errors.push((state, error)),
-            }
+        let evaluations: Vec<Evaluation> = self.files().map(PacFile::evaluation).collect();
+        let is_other = |slot: &Slot| match slot {
+            Slot::Fixed(_) => true,
+            Slot::Pac(file) => file.has_listed(),
+        };
+        let patience = match self.slots.iter().any(is_other) {
+            true => PATIENCE,
+            false => PATIENCE_WITHOUT_OTHERS,
+        };
+        if timeout(patience, join_all(evaluations)).await.is_err() {
+            tracing::debug!("a PAC file is still being evaluated");
         }
+        let listed = self.slots.iter().map(|slot| match slot {
+            Slot::Fixed(_) => Vec::new(),
+            Slot::Pac(file) => file.list(),
+        });
+        let listed: Vec<Vec<Vec<ProxyEntry>>> = listed.collect();
         let (mut bases, mut in_use) = (Vec::new(), HashMap::new());
-        let mut lines: Vec<Vec<String>> = self.slots.iter().map(|_| Vec::new()).collect();
-        for hub in &self.hubs {
-            for (slot, lines) in self.slots.iter().zip(&mut lines) {
+        let mut lines = Vec::new();
+        for (index, hub) in self.hubs.iter().enumerate() {
+            for (slot, listed) in self.slots.iter().zip(&listed) {
                 match slot {
-                    Slot::Fixed { proxy, transport } => bases.push(Base {
-                        hub: hub.clone(),
-                        proxy: proxy.clone(),
-                        transport: Arc::clone(transport),
-                    }),
-                    Slot::Pac { state, .. } => {
-                        let pac = lock(state).read.clone();
-                        let Some(pac) = pac else { continue };
-                        match pac.answer_for(hub).await {
-                            Ok(PacAnswer { entries, notes }) => {
-                                let of_file = |note| {
-                                    format!("of the proxies of the PAC file {}, {note}", pac.file())
-                                };
-                                lines.extend(notes.into_iter().map(of_file));
-                                for entry in entries {
-                                    bases.extend(self.base(hub, entry, &mut in_use, lines));
-                                }
-                            }
-                            Err(error) => lines.push(error.to_string()),
+                    Slot::Fixed(through) => bases.push(through.base(hub)),
+                    Slot::Pac(_) => {
+                        for entry in listed.get(index).into_iter().flatten() {
+                            bases.extend(self.base(hub, entry.clone(), &mut in_use, &mut lines));
                         }
                     }
                 }
             }
         }
         *lock(&self.transports) = in_use;
-        for (slot, mut lines) in self.slots.iter().zip(lines) {
-            let Slot::Pac { state, .. } = slot else { continue };
-            let failed = errors.iter().find(|(of, _)| std::ptr::eq(*of, state));
-            lines.extend(failed.map(|(_, error)| error.to_string()));
-            lines.dedup();
-            let mut state = lock(state);
-            for line in lines.iter().filter(|line| !state.logged.contains(line)) {
-                tracing::warn!("{line}");
-            }
-            state.logged = lines;
+        lines.dedup();
+        let mut logged = lock(&self.logged);
+        for line in lines.iter().filter(|line| !logged.contains(line)) {
+            tracing::warn!("{line}");
         }
+        *logged = lines;
+        drop(logged);
         if bases.is_empty() {
             return Err(self.without_any());
         }
         Ok(bases)
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Arc<PacFile>> {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Fixed(_) => None,
+            Slot::Pac(file) => Some(file),
+        })
     }
 
     fn base(
@@ -157,11 +167,8 @@ impl Inner {
 
     /// Every item is a PAC file, and none of them lists anything.
     fn without_any(&self) -> TransportError {
-        let reasons = self.slots.iter().filter_map(|slot| match slot {
-            Slot::Pac { state, .. } => lock(state).logged.last().cloned(),
-            Slot::Fixed { .. } => None,
-        });
-        let reasons: Vec<String> = reasons.collect();
+        let mut reasons: Vec<String> = self.files().filter_map(|file| file.problem()).collect();
+        reasons.extend(lock(&self.logged).last().cloned());
         let reason = format!("no PAC file lists a proxy: {}", reasons.join("; "));
         TransportError::new(TransportStage::Connect, reason)
     }

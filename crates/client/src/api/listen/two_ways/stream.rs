@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bellwire_proto::Seconds;
 use bellwire_proto::limits::{EVENT_BYTES_MAX, HEARTBEAT_S};
+use bellwire_proto::stream::CommandEvent;
 use futures_core::Stream as _;
 
 use super::super::events::{DeviceEvent, check_hello};
@@ -135,8 +136,14 @@ impl TwoWays {
                 self.reject(now, "it does not begin with a hello".to_owned());
             }
             DeviceEvent::Command(command) => {
+                if !self.caught_up {
+                    self.path.excuse_stream();
+                }
+                let CommandEvent { id, seq, attempt, .. } = command;
+                if self.path.receive_streamed(now, id, seq, attempt) {
+                    self.signals.push_back(Signal::Command(command));
+                }
                 self.path.handle_stream_activity(now);
-                self.receive(command);
             }
             DeviceEvent::Cancel(cancel) => {
                 self.path.handle_stream_activity(now);
@@ -162,7 +169,7 @@ impl TwoWays {
         let by_bye = self.stream.as_ref().is_some_and(|stream| stream.bye_received);
         let loss = if by_bye { Loss::Ended } else { loss };
         (self.stream, self.confirmation) = (None, None);
-        let end = stream_end(&self.hub, &self.options.retry, &loss);
+        let end = stream_end(&self.options.retry, &loss);
         self.loss = loss;
         self.path.handle_stream_end(now, end);
     }

@@ -92,10 +92,10 @@ impl World {
     pub(super) fn handle(&mut self, event: Event) {
         let now = self.now;
         match event {
-            Event::Create if now < LAST_COMMAND => {
+            Event::Create if now + NO_COMMAND < self.end => {
                 self.next_command += 1;
                 self.hub.create(now, self.next_command);
-                let pause = self.random.below(120_000);
+                let pause = self.random.below(self.pause_max_ms);
                 self.at(now + pause, Event::Create);
             }
             Event::OpenAtHub { id, compat, heartbeat_s } => {
@@ -186,6 +186,7 @@ impl World {
                 self.path.handle_stream_head(now, self.stream_sent)
             }
             Event::Arrives { id, frame } if self.stream == Some(id) && !self.pipes[&id].is_dead => {
+                self.stream_byte = now;
                 self.arrives(frame);
             }
             Event::StreamEnds { id, end } if self.stream == Some(id) => {
@@ -194,8 +195,8 @@ impl World {
             }
             Event::Answer { id, commands } => {
                 let Some((_, sent)) = self.poll.take_if(|(poll, _)| *poll == id) else { return };
-                let news =
-                    commands.iter().filter(|(n, attempt)| self.deliver(*n, *attempt)).count();
+                let is_new = |(n, attempt): &&(u64, u32)| self.deliver(*n, *attempt, Carrier::Poll);
+                let news = commands.iter().filter(is_new).count();
                 let exchange_ms = (now - sent).min(2 * self.box_now().latency_ms());
                 self.path.handle_poll_answer(now, exchange_ms, news > 0);
             }
@@ -233,7 +234,7 @@ impl World {
             Frame::Beat { time_ms } => self.path.handle_heartbeat(now, time_ms),
             Frame::Comment => self.path.handle_stream_activity(now),
             Frame::Command { n, attempt } => {
-                self.deliver(n, attempt);
+                self.deliver(n, attempt, Carrier::Stream);
                 self.path.handle_stream_activity(now);
             }
             Frame::Bye => self.path.handle_bye(now, Some(ByeReason::Unconfirmed), Some(500)),

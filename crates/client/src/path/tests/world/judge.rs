@@ -19,7 +19,9 @@ impl World {
     pub(super) fn report(self) -> Report {
         // What was created during an outage counts from its end.
         let outage = match self.middlebox {
-            Middlebox::Portal { from, to } | Middlebox::Down { from, to, .. } => from..to,
+            Middlebox::Portal { from, to }
+            | Middlebox::Frozen { from, to }
+            | Middlebox::Down { from, to, .. } => from..to,
             _ => 0..0,
         };
         let due = |created: u64| if outage.contains(&created) { outage.end } else { created };

@@ -62,7 +62,7 @@ fn within(
     rows_max: u32,
 ) -> Result<Page<Command>> {
     let before = after.map_or(i64::MAX, |seq| int(seq.get()));
-    let mut page = Paging::new(limit, rows_max);
+    let mut page = Paging::new(limit, rows_max, &filter.visible);
     // A device that the reader does not see has no commands.
     if let Some(device) = &filter.device
         && !scoped::sees(connection, &filter.visible, device)?
@@ -155,11 +155,8 @@ fn list(
         let (seq, fits) = action.query_row([seq], |row| {
             Ok((rows::seq(row, 0)?, is_of(filter, row.get_ref(1)?.as_str()?)))
         })?;
-        let item = if fits { item(connection, filter, seq)? } else { None };
-        match page.look(seq, item.is_some()) {
-            Look::Take => item.into_iter().for_each(|(bytes, command)| page.push(bytes, command)),
-            Look::Pass => {}
-            Look::Stop => break,
+        if look(connection, filter, seq, fits, page)? == Searched::Enough {
+            break;
         }
     }
     Ok(())
@@ -188,40 +185,68 @@ fn walk(
     while let Some(row) = rows.next()? {
         let seq = rows::seq(row, 0)?;
         let fits = row.get(2)? && is_of(filter, row.get_ref(1)?.as_str()?);
-        let item = if fits { item(connection, filter, seq)? } else { None };
-        match page.look(seq, item.is_some()) {
-            Look::Take => item.into_iter().for_each(|(bytes, command)| page.push(bytes, command)),
-            Look::Pass => {}
-            Look::Stop => break,
+        if look(connection, filter, seq, fits, page)? == Searched::Enough {
+            break;
         }
     }
     Ok(())
+}
+
+#[derive(PartialEq)]
+enum Searched {
+    Enough,
+    GoesOn,
+}
+
+/// Looks at one command, and takes it if it is of the list.
+fn look(
+    connection: &Connection,
+    filter: &CommandFilter,
+    seq: Seq,
+    fits: bool,
+    page: &mut Paging<Command, Seq>,
+) -> Result<Searched> {
+    let found = match fits && !page.is_spent() {
+        true => Some(item(connection, filter, seq)?),
+        false => None,
+    };
+    let (deliveries, item) = found.unwrap_or_default();
+    match page.look(seq, item.is_some()) {
+        Look::Take => item.into_iter().for_each(|(bytes, command)| page.push(bytes, command)),
+        Look::Pass => {}
+        Look::Stop => return Ok(Searched::Enough),
+    }
+    // A scope is compared with the device of each delivery.
+    if !filter.visible.is_all() {
+        page.charge(deliveries);
+    }
+    Ok(Searched::GoesOn)
 }
 
 fn is_of(filter: &CommandFilter, action: &str) -> bool {
     filter.action.as_ref().map(Action::as_str).is_none_or(|only| only == action)
 }
 
-/// A command that fits, and the bytes of its data, if it is there for the reader. Of several devices those that the
-/// reader sees decide about its state.
+/// The deliveries of a command that fits; and itself with the bytes of its data, if it is there for the reader. Of several
+/// devices those that the reader sees decide about its state.
 fn item(
     connection: &Connection,
     filter: &CommandFilter,
     seq: Seq,
-) -> Result<Option<(usize, Command)>> {
+) -> Result<(u64, Option<(usize, Command)>)> {
     let mut one = connection.prepare_cached(concat!(
         "SELECT ",
         command_columns!(),
         " FROM commands c WHERE c.seq = ?1"
     ))?;
     let record = one.query_row([int(seq.get())], rows::command)?;
-    let bytes = record.data.as_str().len();
+    let (bytes, deliveries) = (record.data.as_str().len(), record.head.total);
     let in_state = |command: &Command| {
         let any = filter.visible.is_all() || filter.device.is_some();
         any || filter.state.is_none_or(|state| command.counts.contains_key(&state))
     };
     let command = shown(connection, record, &filter.visible)?.filter(in_state);
-    Ok(command.map(|command| (bytes, command)))
+    Ok((deliveries, command.map(|command| (bytes, command))))
 }
 
 #[cfg(test)]

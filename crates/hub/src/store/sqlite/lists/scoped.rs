@@ -66,7 +66,7 @@ pub(super) fn shown(
     }
     let terminal: u64 =
         counts.iter().filter(|(state, _)| state.is_terminal()).map(|(_, count)| count).sum();
-    Ok((total > 0).then(|| Command {
+    Ok((total > 0).then_some(Command {
         id: head.id,
         seq: head.seq,
         action: head.action,

@@ -1,32 +1,26 @@
--- Targets that are found in the store, where a command comes from, and rollouts.
+-- The audit log: who did what, to whom, from where, and how it ended.
 --
--- - selector is the target as it was written; parent the id of the command that is retried.
--- - Of a rollout, targets wait in targets until their batch begins; canary marks those of its first batch. size and begun
---   count targets: of the batch that began last, and of all that have begun. state: 0 running, 1 paused, 2 aborted, 3 done.
--- - batch and began_at of a delivery are null where its command has no rollout. The time to live counts from began_at.
+-- - Rows are added at the end and deleted at the beginning, by age and by bytes. Numbers rise and are never given twice:
+--   the last row stays until there is another.
+-- - bytes: of all rows from the first ever to this one, so that two rows tell what lies between them.
+-- - No index but one, of refusals that are still being counted: each would cost every command a page.
+-- - role: as in tokens.
 
-ALTER TABLE commands ADD COLUMN selector TEXT;
-ALTER TABLE commands ADD COLUMN parent   BLOB;
-
-ALTER TABLE targets ADD COLUMN canary INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE targets ADD COLUMN count  INTEGER NOT NULL DEFAULT 0;
-UPDATE targets SET count = 1 + length(devices) - length(replace(devices, char(10), ''));
-
-CREATE TABLE rollouts (
-    seq        INTEGER NOT NULL PRIMARY KEY,
-    state      INTEGER NOT NULL,
-    batch      INTEGER NOT NULL,
-    batches    INTEGER NOT NULL,
-    canaries   INTEGER NOT NULL,
-    size       INTEGER NOT NULL,
-    begun      INTEGER NOT NULL,
-    began      INTEGER NOT NULL,
-    began_at   INTEGER NOT NULL,
-    not_before INTEGER,
-    reason     TEXT,
-    plan       TEXT NOT NULL
+CREATE TABLE audit (
+    id      INTEGER PRIMARY KEY,
+    at      INTEGER NOT NULL,
+    bytes   INTEGER NOT NULL,
+    actor   TEXT,
+    role    INTEGER,
+    address TEXT,
+    verb    TEXT NOT NULL,
+    device  TEXT,
+    command BLOB,
+    action  TEXT,
+    token   TEXT,
+    status  INTEGER NOT NULL,
+    code    TEXT,
+    count   INTEGER NOT NULL,
+    refusal INTEGER
 ) STRICT;
-CREATE INDEX rollouts_live ON rollouts (seq) WHERE state < 2;
-
-ALTER TABLE deliveries ADD COLUMN batch    INTEGER;
-ALTER TABLE deliveries ADD COLUMN began_at INTEGER;
+CREATE UNIQUE INDEX audit_refusal ON audit (refusal) WHERE refusal IS NOT NULL;

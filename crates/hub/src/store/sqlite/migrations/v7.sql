@@ -1,21 +1,24 @@
--- Schedules.
+-- The audit log in blocks; that of version 4 had a row for each entry.
 --
--- - plan is what was posted, as JSON. decided_at: every time up to this is decided. run_at: the time of a run that was decided
---   and whose command is not stored yet. last_at and last_command: the last run. skipped_at and skipped_reason: the last time
---   that was left out. All times are of the wall clock.
+-- No release had version 4, so what its log holds is dropped and not rewritten.
+--
+-- - A row is a block: the entries that were committed together, 256 at most and of one second, so that a commit of many
+--   commands costs one row. docs/store.md has its format.
+-- - Rows are added at the end and deleted at the beginning, by age and by bytes. Entries are numbered, from the id of their
+--   row on, and no number is given twice: the last row stays until there is another.
+-- - at: of the first entry. bytes: of all rows from the first ever to this one, so that two rows tell what lies between them.
+-- - count: of a refusal that is still being counted, which has a row by itself. The one index is for those: each more would
+--   cost every command a page.
 
-CREATE TABLE schedules (
-    id             BLOB    NOT NULL PRIMARY KEY,
-    plan           TEXT    NOT NULL,
-    paused         INTEGER NOT NULL,
-    reason         TEXT,
-    created_at     INTEGER NOT NULL,
-    created_by     TEXT,
-    decided_at     INTEGER NOT NULL,
-    run_at         INTEGER,
-    last_at        INTEGER,
-    last_command   BLOB,
-    skipped_at     INTEGER,
-    skipped_reason TEXT,
-    version        INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+DROP TABLE audit;
+
+CREATE TABLE audit (
+    id      INTEGER PRIMARY KEY,
+    at      INTEGER NOT NULL,
+    bytes   INTEGER NOT NULL,
+    refusal INTEGER,
+    count   INTEGER,
+    entries INTEGER NOT NULL,
+    block   BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX audit_refusal ON audit (refusal) WHERE refusal IS NOT NULL;

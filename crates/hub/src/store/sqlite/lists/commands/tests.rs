@@ -5,6 +5,7 @@ use rusqlite::StatementStatus;
 
 use super::super::super::schema;
 use super::*;
+use crate::store::Visible;
 
 /// Commands to one device, the older half of them ended.
 const SINGLE: i64 = 400;
@@ -140,4 +141,18 @@ fn the_pages_of_a_search_give_every_command_that_fits_once_and_newest_first() {
             assert_eq!(found, expected, "{device:?} {state:?} {rows_max}");
         }
     }
+}
+
+#[test]
+fn a_page_for_a_scope_ends_when_the_deliveries_that_were_compared_are_enough() {
+    // Each command to many was compared with the scope, delivery by delivery, and a page looked at 20,000 commands.
+    let connection = filled();
+    let visible = Visible::by(Some("site=lyon".parse().unwrap()));
+    let scoped = CommandFilter { visible, ..CommandFilter::default() };
+    let rows_max = 2 * u32::try_from(DEVICES).unwrap();
+    let page = within(&connection, &scoped, 10, None, rows_max).unwrap();
+    assert_eq!(page.items.len(), 0);
+    let after = page.next.unwrap().parse::<Cursor>().unwrap().seq().unwrap().get();
+    let first = u64::try_from(SINGLE + TO_MANY).unwrap();
+    assert_eq!(after, first - 1, "two commands of {DEVICES} deliveries");
 }

@@ -1,0 +1,180 @@
+//! `bellwire devices export` and `import`: names and labels as CSV (RFC 4180).
+//!
+//! What is written needs no guard against being taken for a formula by a spreadsheet: neither a name nor a label can have a
+//! bracket, a quote, an exclamation mark or a pipe, without which no function and no program is called. So it can be
+//! imported as it is.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::Path;
+use std::pin::pin;
+
+use anyhow::Context as _;
+use bellwire_client::Controller;
+use bellwire_client::api::{DeviceQuery, Error};
+use bellwire_proto::labels::{LabelsPatch, is_label_key};
+use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::{Code, Device, DeviceId, Labels};
+use csv::StringRecord;
+use futures_util::TryStreamExt as _;
+use serde_json::json;
+
+use crate::args::{Export, Import};
+use crate::connect;
+use crate::exit::{self, Usage};
+use crate::label::{self, DEVICES_MAX};
+use crate::out::{self, BOLD, Form};
+
+pub(crate) async fn export(args: Export, form: Form) -> anyhow::Result<u8> {
+    let hub = connect::controller(&args.hub)?;
+    let query = DeviceQuery {
+        select: args.select,
+        limit: Some(PAGE_ITEMS.max as u32),
+        ..DeviceQuery::default()
+    };
+    let mut devices = pin!(hub.all_devices(query));
+    if form == Form::Text {
+        print(&["device", "labels"])?;
+    }
+    while let Some(device) = devices.try_next().await? {
+        match form {
+            Form::Json => out::json(&device)?,
+            Form::Text => print(&[device.id.as_str(), &out::labels(&device.labels)])?,
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn print(cells: &[&str]) -> anyhow::Result<()> {
+    let mut line = csv::WriterBuilder::new().from_writer(Vec::new());
+    line.write_record(cells)?;
+    let line = String::from_utf8(line.into_inner()?)?;
+    Ok(out::line(format_args!("{}", line.trim_end()))?)
+}
+
+pub(crate) async fn import(args: Import, form: Form) -> anyhow::Result<u8> {
+    connect::reads_once(&args.hub, args.file == Path::new("-"))?;
+    let devices = read(&args.file)?;
+    if args.dry_run {
+        for (device, labels) in &devices {
+            match form {
+                Form::Json => out::json(&json!({ "id": device, "labels": labels }))?,
+                Form::Text => {
+                    out::line(format_args!("{BOLD}{device}{BOLD:#}  {}", out::labels(labels)))?;
+                }
+            }
+        }
+        out::note(&format!("{} devices; nothing was changed", devices.len()));
+        return Ok(exit::OK);
+    }
+    let hub = connect::controller(&args.hub)?;
+    let (hub, replace) = (&hub, args.replace);
+    let changes = devices.into_iter().map(|(device, labels)| async move {
+        let changed = label::patiently(|| change(hub, &device, &labels, replace)).await;
+        (device, changed)
+    });
+    label::each(changes, "imported before; the same file can be imported again", form).await
+}
+
+async fn change(
+    hub: &Controller,
+    device: &DeviceId,
+    labels: &Labels,
+    replace: bool,
+) -> Result<Device, Error> {
+    if replace {
+        return hub.put_labels(device, labels).await;
+    }
+    let patch: LabelsPatch = labels.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+    match hub.merge_labels(device, &patch).await {
+        Err(Error::Refused { problem, .. }) if problem.code == Code::UnknownDevice => {
+            hub.put_labels(device, labels).await
+        }
+        merged => merged,
+    }
+}
+
+/// All lines of the file, or what is wrong with the first that is.
+fn read(file: &Path) -> anyhow::Result<BTreeMap<DeviceId, Labels>> {
+    if file == Path::new("-") {
+        return Ok(parse(io::stdin().lock())?);
+    }
+    let name = file.display();
+    let opened = std::fs::File::open(file).map_err(|e| Usage(format!("{name}: {e}")))?;
+    parse(opened).with_context(|| name.to_string())
+}
+
+fn parse(from: impl Read) -> Result<BTreeMap<DeviceId, Labels>, Usage> {
+    let unreadable = |e: csv::Error| Usage(format!("this is no CSV: {e}"));
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(from);
+    let columns = reader.headers().map_err(unreadable)?.clone();
+    // As spreadsheets write it: a mark of UTF-8 before the first name.
+    let columns: Vec<&str> =
+        columns.iter().map(|name| name.trim_start_matches('\u{feff}')).collect();
+    let device_at = columns.iter().position(|name| *name == "device").ok_or_else(|| {
+        Usage("the first line names the columns, and none of them is `device`".into())
+    })?;
+    for (n, column) in columns.iter().enumerate() {
+        if n != device_at && *column != "labels" && !is_label_key(column) {
+            return Err(Usage(format!(
+                "line 1: the column {column:?} is neither device, nor labels, nor the key of a label"
+            )));
+        }
+        if columns.iter().skip(n + 1).any(|other| other == column) {
+            return Err(Usage(format!("line 1: there are two columns {column:?}")));
+        }
+    }
+    let mut devices = BTreeMap::new();
+    for row in reader.into_records() {
+        let row = row.map_err(unreadable)?;
+        let line = row.position().map_or(0, csv::Position::line);
+        let (device, labels) = line_of(&columns, device_at, &row)
+            .map_err(|why| Usage(format!("line {line}: {why}")))?;
+        if devices.len() == DEVICES_MAX {
+            return Err(Usage(format!(
+                "line {line}: a file has at most {DEVICES_MAX} devices; split it"
+            )));
+        }
+        let twice = format!("line {line}: {device} is on an earlier line too");
+        if devices.insert(device, labels).is_some() {
+            return Err(Usage(twice));
+        }
+    }
+    Ok(devices)
+}
+
+fn line_of(
+    columns: &[&str],
+    device_at: usize,
+    row: &StringRecord,
+) -> Result<(DeviceId, Labels), String> {
+    let name = row.get(device_at).unwrap_or_default();
+    let device: DeviceId = name.parse().map_err(|e| format!("{name:?}: {e}"))?;
+    let mut labels = Labels::new();
+    let mut set = |key: &str, value: &str| {
+        label::check(key, value).map_err(|why| format!("{key}={value} is no label: {why}"))?;
+        match labels.insert(key.to_owned(), value.to_owned()) {
+            Some(other) if other != value => {
+                Err(format!("the label {key} is both {other:?} and {value:?}"))
+            }
+            _ => Ok(()),
+        }
+    };
+    for (n, (column, cell)) in columns.iter().zip(row).enumerate() {
+        match *column {
+            _ if n == device_at || cell.is_empty() => {}
+            "labels" => {
+                for pair in cell.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+                    let (key, value) =
+                        pair.split_once('=').ok_or_else(|| format!("{pair:?} is not KEY=VALUE"))?;
+                    set(key, value)?;
+                }
+            }
+            key => set(key, cell)?,
+        }
+    }
+    Ok((device, labels))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! `bellwire send` to many appliances: how many match is said first, then it is asked, sent, and followed to its end.
+
+use std::pin::pin;
+
+use anyhow::Context as _;
+use bellwire_client::Controller;
+use bellwire_client::api::{DeviceQuery, NewCommand, Target};
+use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::{Action, Json, Preview};
+use futures_util::TryStreamExt as _;
+use serde_json::json;
+
+use super::{Data, follow, not_before, typed_data};
+use crate::args::{Batch, Many, Send};
+use crate::exit;
+use crate::out::{self, Form};
+use crate::{ask, connect, label, rollout};
+
+pub(super) async fn run(args: Send, action: Action, form: Form) -> anyhow::Result<u8> {
+    let hub = connect::controller(&args.hub)?;
+    let (command, not_before) = command(&hub, action.clone(), &args).await?;
+    let preview = hub.preview(&command).await?;
+    if args.many.dry_run {
+        return list(&hub, &args.many, &preview, form).await;
+    }
+    // With a key it may have been sent before, to those that matched then.
+    let first = args.idempotency_key.is_none();
+    if first && preview.total == 0 {
+        anyhow::bail!("no appliance matches; nothing was sent");
+    }
+    if form == Form::Text || !args.many.yes {
+        out::note(&summary(&preview, &action));
+    }
+    if !args.many.yes && !ask::go_on("nothing was sent")? {
+        return Ok(exit::FAILED);
+    }
+    let sent = hub.send_command(&command).await?;
+    if first && sent.total != preview.total && form == Form::Text {
+        out::note(&format!(
+            "meanwhile they have changed: it was sent to {}",
+            appliances(sent.total)
+        ));
+    }
+    let id = sent.id;
+    let wait = args.wait.filter(|wait| wait.is_none_or(|wait| wait.get() > 0));
+    let Some(wait) = wait else {
+        rollout::print(&sent, form).with_context(|| format!("the command {id} was sent"))?;
+        if form == Form::Text {
+            not_before.inspect(|note| out::note(note));
+            out::note(&format!("follow it with: bellwire watch {id}"));
+        }
+        return Ok(exit::OK);
+    };
+    follow::to_its_end(&hub, sent, wait, form)
+        .await
+        .with_context(|| format!("the command {id} was sent"))
+}
+
+/// The command as it is sent, and when that will be, if not now.
+async fn command(
+    hub: &Controller,
+    action: Action,
+    args: &Send,
+) -> anyhow::Result<(NewCommand, Option<String>)> {
+    let target = match &args.many.select {
+        Some(select) => Target::Select(select.clone()),
+        None => Target::All,
+    };
+    let mut command = NewCommand::new(action, target);
+    command = match typed_data(args)? {
+        Data::None => command,
+        Data::Json(data) => command.data(data),
+        Data::Text(text) => command.data(Json::text(&text)),
+    };
+    if let Some(ttl) = args.ttl {
+        command = command.ttl(ttl);
+    }
+    if let Some(run_timeout) = args.run_timeout {
+        command = command.run_timeout(run_timeout);
+    }
+    if let Some(key) = &args.idempotency_key {
+        command = command.idempotency_key(key);
+    }
+    if let Some(rollout) = rollout_of(&args.many)? {
+        command = command.rollout(rollout);
+    }
+    let at = not_before(hub, args).await?;
+    let (at, note) = at.unzip();
+    Ok((at.into_iter().fold(command, NewCommand::not_before), note))
+}
+
+/// The member `rollout` of the envelope.
+fn rollout_of(many: &Many) -> anyhow::Result<Option<Json>> {
+    let Some(batch) = many.batch else { return Ok(None) };
+    let mut rollout = json!({ "batch": match batch {
+        Batch::Devices(devices) => json!(devices),
+        Batch::Percent(percent) => json!(format!("{percent}%")),
+    }});
+    let members = [
+        ("canary", many.canary.as_ref().map(|canary| json!(canary.to_string()))),
+        ("interval_s", many.interval.map(|interval| json!(interval.get()))),
+        ("abort", many.abort.map(|percent| json!({ "percent": percent }))),
+    ];
+    if let Some(object) = rollout.as_object_mut() {
+        let given = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        object.extend(given);
+    }
+    Ok(Some(Json::parse(&rollout.to_string())?))
+}
+
+/// `--dry-run`: the appliances, as `bellwire devices` names them.
+async fn list(hub: &Controller, many: &Many, preview: &Preview, form: Form) -> anyhow::Result<u8> {
+    let query = DeviceQuery {
+        select: many.select.clone(),
+        limit: Some(PAGE_ITEMS.max as u32),
+        ..DeviceQuery::default()
+    };
+    let mut devices = pin!(hub.all_devices(query));
+    while let Some(device) = devices.try_next().await? {
+        label::shown(&device, form)?;
+    }
+    out::note(&format!("{}; nothing was sent", counted(preview)));
+    Ok(exit::OK)
+}
+
+/// What is about to happen.
+fn summary(preview: &Preview, action: &Action) -> String {
+    format!("{action} will be sent to {}", counted(preview))
+}
+
+fn counted(preview: &Preview) -> String {
+    let mut text = format!("{}, {} of them online", appliances(preview.total), preview.online);
+    if preview.queue_full > 0 {
+        text.push_str(&format!(
+            "; {} cannot take it, as their queues are full",
+            preview.queue_full
+        ));
+    }
+    text
+}
+
+fn appliances(number: u64) -> String {
+    if number == 1 { "1 appliance".to_owned() } else { format!("{number} appliances") }
+}

@@ -1,0 +1,152 @@
+//! For whom a driver acts, and what the audit log says of it. How refusals are counted is in `audit.rs` of the crate.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bellwire_core::record::AuditRecord;
+use bellwire_core::{Send, Target};
+use bellwire_proto::{Actor, AuditObject, Code, Problem};
+use tokio::sync::watch;
+
+use super::Driver;
+use super::runtime::Runtime;
+use crate::driver::Readiness;
+
+/// The caller of a request, as the audit log names it.
+#[derive(Debug, Default)]
+pub(crate) struct By {
+    actor: Actor,
+    address: Option<IpAddr>,
+    /// The core was given an entry of it.
+    recorded: AtomicBool,
+}
+
+/// A stream that follows the audit log, as long as this lives.
+pub(crate) struct Follower {
+    runtime: Arc<Runtime>,
+    looks: watch::Receiver<u64>,
+}
+
+impl By {
+    pub(crate) fn new(actor: Actor, address: Option<IpAddr>) -> Self {
+        Self { actor, address, recorded: AtomicBool::new(false) }
+    }
+}
+
+impl Driver {
+    /// The same hub, for a caller.
+    pub(crate) fn acting_for(&self, by: Arc<By>) -> Self {
+        Self { by: Some(by), ..self.clone() }
+    }
+
+    /// The entry of something that is about to be done.
+    pub(super) fn record(
+        &self,
+        verb: &'static str,
+        object: AuditObject,
+        status: u16,
+    ) -> AuditRecord {
+        let by = self.by.as_deref();
+        if let Some(by) = by {
+            by.recorded.store(true, Ordering::Relaxed);
+        }
+        AuditRecord {
+            at: self.now(),
+            actor: by.map(|by| by.actor.clone()).unwrap_or_default(),
+            address: by.and_then(|by| by.address).map(|address| address.to_string()),
+            verb,
+            object,
+            status,
+            code: None,
+            count: 1,
+            refusal: None,
+        }
+    }
+
+    /// A request was refused.
+    pub(crate) fn refused(&self, verb: &'static str, object: AuditObject, problem: &Problem) {
+        self.refused_with(verb, object, problem.code.status(), problem.code);
+    }
+
+    /// The same with a status that is not that of the code.
+    pub(crate) fn refused_with(
+        &self,
+        verb: &'static str,
+        object: AuditObject,
+        status: u16,
+        code: Code,
+    ) {
+        let mut record = self.record(verb, object, status);
+        record.code = Some(code);
+        if let Some(record) = self.runtime.audit.refused(record, self.clocks().instant) {
+            self.runtime.with_core(|core, now| core.hub.handle_audit(record, now));
+        }
+    }
+
+    /// A request was answered that changes nothing: it has no entry.
+    pub(crate) fn changes_nothing(&self) {
+        if let Some(by) = self.by.as_deref() {
+            by.recorded.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the core was given an entry of the request that this acts for.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.by.as_ref().is_some_and(|by| by.recorded.load(Ordering::Relaxed))
+    }
+
+    /// A request was carried out, of which the core has no entry.
+    pub(crate) fn done_for(&self, verb: &'static str, object: AuditObject, status: u16) {
+        let record = self.record(verb, object, status);
+        self.runtime.with_core(|core, now| core.hub.handle_audit(record, now));
+    }
+
+    /// Waits until all that happened so far is in the audit log.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub(crate) async fn settle_audit(&self) -> Result<(), Problem> {
+        self.runtime.write_refusals(true);
+        self.done(self.request(|hub, request, _| hub.handle_settle(request)).await?)
+    }
+
+    /// One more stream follows the audit log.
+    ///
+    /// # Errors
+    /// `rate_limited` when there are as many as may be, `draining`.
+    pub(crate) fn follow_audit(&self) -> Result<Follower, Problem> {
+        if self.readiness() == Readiness::Draining {
+            return Err(Problem::draining());
+        }
+        if !self.runtime.audit.begin_following() {
+            let detail =
+                "as many streams follow the audit log as may; close one, or read it page by page";
+            return Err(Problem::new(Code::RateLimited, detail));
+        }
+        Ok(Follower { runtime: self.runtime.clone(), looks: self.runtime.audit.looks() })
+    }
+}
+
+impl Follower {
+    /// Waits until there may be something new.
+    pub(crate) async fn look(&mut self) {
+        // An error: the hub is gone, which the next look finds.
+        let _gone = self.looks.changed().await;
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.runtime.audit.end_following();
+    }
+}
+
+/// What a command concerns.
+pub(super) fn sent(send: &Send) -> AuditObject {
+    let device = match &send.target {
+        Target::Device(device) => Some(device.clone()),
+        Target::Devices(_) | Target::Found(_) => None,
+    };
+    AuditObject { device, action: Some(send.action.clone()), ..AuditObject::default() }
+}

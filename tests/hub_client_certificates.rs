@@ -1,0 +1,256 @@
+//! Certificates of clients with the real program: whom they make, by which listener, and what revoking one ends.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+#[path = "hub_tls/support.rs"]
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bellwire_testkit::{Http, Program, admin_token, command};
+use support::{Authority, Client, uri};
+
+const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+
+fn bellwire(args: &[&str]) -> Command {
+    command(BELLWIRE, args)
+}
+
+/// A closed hub with a listener that requires certificates, one that takes them, one for this machine, which is open.
+struct Scene {
+    hub: Program,
+    requires: SocketAddr,
+    takes: SocketAddr,
+    open: Http,
+    devices: Authority,
+    client: Client,
+    crl: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(|folder| drop(admin_token(BELLWIRE, &folder.join("hub"))))
+    }
+
+    /// After this was done to its folder, without which the hub is open.
+    fn with(close: impl FnOnce(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+        let (cert, key) = servers.server(&["localhost"]).write(folder.path(), "hub");
+        let ca = devices.write(folder.path(), "devices.pem");
+        let crl = folder.path().join("devices.crl");
+        fs::write(&crl, devices.revocations(&[])).unwrap();
+        let rules = "[[listener.client]]\nname = 'uri:urn:example:device:*'\nis = 'device:*'\n\
+            [[listener.client]]\nname = 'dns:*.devices.example'\nis = 'device:site-*'\n\
+            [[listener.client]]\nname = 'cn:ops'\nis = 'operator'\nselect = 'site=lyon'\nactions = ['ping']\n";
+        let settings = format!(
+            "tls_cert = {cert:?}\ntls_key = {key:?}\n\
+             [[listener]]\naddress = 'https://127.0.0.1:0'\nclient_ca = {ca:?}\nclient_ca_required = true\n\
+             client_crl = [{crl:?}]\n{rules}\
+             [[listener]]\naddress = 'https://127.0.0.1:0'\nclient_ca = {ca:?}\nclient_crl = [{crl:?}]\n{rules}\
+             [[listener]]\naddress = 'http://127.0.0.1:0'\nopen = true\n"
+        );
+        close(folder.path());
+        let (hub, addresses) = Program::serve_with(BELLWIRE, folder.path(), &settings, 3);
+        let open = Http(addresses[2]);
+        for (device, labels) in [("a", "{}"), ("b", "{}"), ("site-c", "{\"site\":\"lyon\"}")] {
+            let body = format!("{{\"labels\":{labels}}}");
+            let made = open.request("PUT", &format!("/v1/devices/{device}"), &[], body.as_bytes());
+            assert_eq!(made.unwrap().status, 201);
+        }
+        let (requires, takes) = (addresses[0], addresses[1]);
+        let client = servers.client();
+        Self { hub, requires, takes, open, devices, client, crl, _folder: folder }
+    }
+}
+
+#[test]
+fn a_certificate_makes_a_device_or_an_operator_and_nothing_more() {
+    let scene = Scene::new();
+    let device = |name: &str| {
+        scene
+            .devices
+            .of_client(&format!("cn-{name}"), vec![uri(&format!("urn:example:device:{name}"))])
+    };
+    let status = |client: &Client, method: &str, path: &str| {
+        client.ask(scene.requires, method, path).unwrap().0
+    };
+    let a = scene.client.with(&device("a"));
+    for (method, path, expected) in [
+        ("GET", "/v1/devices/a", 200),
+        ("GET", "/v1/devices/a/commands?wait=0", 200),
+        ("GET", "/v1/devices/b", 403),
+        ("GET", "/v1/devices/b/commands?wait=0", 403),
+        ("GET", "/v1/devices", 403),
+        ("POST", "/v1/send/a/ping", 403),
+        ("GET", "/v1/tokens", 403),
+    ] {
+        assert_eq!(status(&a, method, path), expected, "{method} {path}");
+    }
+    let by_dns = rcgen::SanType::DnsName("C.devices.example".try_into().unwrap());
+    let c = scene.client.with(&scene.devices.of_client("c", vec![by_dns]));
+    assert_eq!(status(&c, "GET", "/v1/devices/site-c"), 200);
+
+    let ops = scene.client.with(&scene.devices.of_client("ops", Vec::new()));
+    for (method, path, expected) in [
+        ("GET", "/v1/devices/site-c", 200),
+        ("GET", "/v1/devices/a", 404),
+        ("POST", "/v1/send/site-c/ping", 202),
+        ("POST", "/v1/send/site-c/reboot", 403),
+        ("GET", "/v1/tokens", 403),
+    ] {
+        assert_eq!(status(&ops, method, path), expected, "{method} {path}");
+    }
+    let (_, own) = ops.ask(scene.requires, "GET", "/v1/tokens/self").unwrap();
+    let own: serde_json::Value = serde_json::from_str(&own).unwrap();
+    assert_eq!((&own["role"], &own["id"]), (&"operator".into(), &serde_json::Value::Null));
+    assert_eq!(own["note"], "certificate of ops");
+    assert!(own["expires_at"].is_string(), "{own}");
+    let sent = scene.open.get("/v1/commands").unwrap().json();
+    assert_eq!(sent["items"][0]["created_by"], "certificate:ops");
+
+    // A name that no rule knows makes nobody.
+    let other = scene.client.with(&scene.devices.of_client("other", Vec::new()));
+    assert_eq!(status(&other, "GET", "/v1/devices"), 401);
+    assert_eq!(status(&other, "GET", "/readyz"), 200);
+}
+
+/// A schedule without an owner would run with all that an open hub allows.
+#[test]
+fn no_certificate_makes_a_schedule_on_a_closed_hub_or_an_open_one() {
+    for (scene, hub) in [(Scene::new(), "closed"), (Scene::with(|_| {}), "open")] {
+        let ops = scene.client.with(&scene.devices.of_client("ops", Vec::new()));
+        let (status, body) = ops.ask(scene.requires, "POST", "/v1/schedules").unwrap();
+        assert_eq!(status, 403, "{hub}: {body}");
+        assert!(body.contains("bellwire token create"), "{hub}: {body}");
+    }
+}
+
+#[test]
+fn a_listener_requires_certificates_or_takes_them_and_those_of_other_authorities_are_refused() {
+    let scene = Scene::new();
+    assert!(scene.client.get(scene.requires, "/readyz").is_err(), "without one");
+    assert_eq!(scene.client.get(scene.takes, "/readyz").unwrap(), 200);
+    assert_eq!(scene.client.get(scene.takes, "/v1/devices").unwrap(), 401);
+    let name = vec![uri("urn:example:device:a")];
+    let forged = scene.client.with(&Authority::new("devices").of_client("a", name.clone()));
+    for address in [scene.requires, scene.takes] {
+        assert!(forged.get(address, "/readyz").is_err(), "of another authority");
+        let real = scene.client.with(&scene.devices.of_client("a", name.clone()));
+        assert_eq!(real.get(address, "/v1/devices/a").unwrap(), 200);
+    }
+    // The plain one has no certificates: what it is told is not believed.
+    assert_eq!(scene.open.get("/v1/devices").unwrap().status, 200);
+}
+
+#[test]
+fn a_certificate_that_is_revoked_opens_nothing_and_what_it_had_open_ends() {
+    let scene = Scene::new();
+    let issued = |name: &str| {
+        let issued =
+            scene.devices.of_client(name, vec![uri(&format!("urn:example:device:{name}"))]);
+        scene.client.with(&issued)
+    };
+    let (a, b) = (issued("a"), issued("b"));
+    let listen = |client: &Client, device: &str| {
+        let mut stream = BufReader::new(client.connect(scene.takes, "localhost").unwrap());
+        let request =
+            format!("GET /v1/devices/{device}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.get_mut().write_all(request.as_bytes()).unwrap();
+        until(&mut stream, "event: hello");
+        stream
+    };
+    let (mut stream_a, mut stream_b) = (listen(&a, "a"), listen(&b, "b"));
+    // A connection that is open, and idle.
+    let mut idle = BufReader::new(a.connect(scene.takes, "localhost").unwrap());
+    let mut ask = |expected: &str| {
+        let request = "GET /v1/devices/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        idle.get_mut().write_all(request.as_bytes()).unwrap();
+        until(&mut idle, expected);
+    };
+    ask("200 OK");
+    fs::write(&scene.crl, scene.devices.revocations(&["a"])).unwrap();
+    scene.hub.wait_for("files of TLS have changed, and were read again");
+    until(&mut stream_a, "revoked");
+    ask("401 Unauthorized");
+    assert!(a.get(scene.takes, "/readyz").is_err(), "the handshake");
+    assert_eq!(b.get(scene.takes, "/v1/devices/b").unwrap(), 200);
+    scene.open.post_json("/v1/send/b/ring", "{}").unwrap();
+    until(&mut stream_b, "\"ring\"");
+}
+
+fn until(stream: &mut BufReader<support::Connection>, text: &str) {
+    let (mut line, mut all) = (String::new(), String::new());
+    while !line.contains(text) {
+        line.clear();
+        let read = stream.read_line(&mut line);
+        all += &line;
+        assert!(read.is_ok_and(|bytes| bytes > 0), "it ended before {text}: {all}");
+    }
+}
+
+#[test]
+fn faults_of_client_certificates_are_reported_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("servers");
+    let (cert, key) = authority.server(&["localhost"]).write(folder.path(), "hub");
+    let ca = authority.write(folder.path(), "ca.pem");
+    let pair = format!("tls_cert = {cert:?}\ntls_key = {key:?}\n");
+    let check = |settings: &str| {
+        let file = folder.path().join("hub.toml");
+        fs::write(&file, format!("{pair}[[listener]]\naddress = '127.0.0.1:0'\n{settings}"))
+            .unwrap();
+        let mut check = bellwire(&["config", "check", "--config"]);
+        check.arg(&file).current_dir(&folder).output().unwrap()
+    };
+    let client = "[[listener.client]]\n";
+    // Without a certificate of its own it would be a plain one.
+    let file = folder.path().join("plain.toml");
+    let plain = format!("[[listener]]\naddress = '127.0.0.1:0'\nclient_ca = {ca:?}\n");
+    fs::write(&file, plain).unwrap();
+    let mut checked = bellwire(&["config", "check", "--config"]);
+    let checked = checked.arg(&file).current_dir(&folder).output().unwrap();
+    let said = String::from_utf8(checked.stderr).unwrap();
+    assert!(checked.status.code() == Some(2) && said.contains("there is no certificate"), "{said}");
+    for (settings, reason) in [
+        ("client_ca = 'missing.pem'\n".to_owned(), "missing.pem"),
+        (format!("client_ca = {ca:?}\nclient_crl = {cert:?}\n"), "no list of revoked certificates"),
+        ("client_ca_required = true\n".to_owned(), "client_ca_required is set without client_ca"),
+        (format!("client_ca = {ca:?}\ntls = false\n"), "client_ca is set on a plain listener"),
+        (
+            format!("client_ca = {ca:?}\n{client}name = 'ops'\nis = 'operator'\n"),
+            "name is \"ops\", but it is uri:, dns: or cn:",
+        ),
+        (
+            format!("client_ca = {ca:?}\n{client}name = 'cn:ops'\nis = 'admin'\n"),
+            "is is \"admin\", but it is device:NAME",
+        ),
+        (format!("client_ca = {ca:?}\n{client}name = 'cn:ops'\n"), "it has no is"),
+    ] {
+        let checked = check(&settings);
+        let said = String::from_utf8(checked.stderr).unwrap();
+        assert_eq!(checked.status.code(), Some(2), "{settings}: {said}");
+        assert!(said.contains(reason), "{reason}\nnot in {said}");
+    }
+    let good = format!(
+        "client_ca = {ca:?}\nclient_ca_required = true\n{client}name = 'cn:ops'\nis = 'operator'\n\
+         select = 'site=lyon'\nactions = ['ping', 'reboot']\n{client}name = 'uri:urn:*'\nis = 'device:x-*'\n"
+    );
+    let first = check(&good);
+    let printed = String::from_utf8(first.stdout).unwrap();
+    let file = folder.path().join("printed.toml");
+    fs::write(&file, &printed).unwrap();
+    let mut again = bellwire(&["config", "check", "--config"]);
+    let again = again.arg(&file).current_dir(&folder).output().unwrap();
+    assert!(printed.contains("[[listener.client]]"), "{printed}");
+    assert_eq!(String::from_utf8(again.stdout).unwrap(), printed);
+}
