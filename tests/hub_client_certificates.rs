@@ -38,6 +38,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(|folder| drop(admin_token(BELLWIRE, &folder.join("hub"))))
+    }
+
+    /// After this was done to its folder, without which the hub is open.
+    fn with(close: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
         let (cert, key) = servers.server(&["localhost"]).write(folder.path(), "hub");
@@ -54,7 +59,8 @@ impl Scene {
              [[listener]]\naddress = 'https://127.0.0.1:0'\nclient_ca = {ca:?}\nclient_crl = [{crl:?}]\n{rules}\
              [[listener]]\naddress = 'http://127.0.0.1:0'\nopen = true\n"
         );
-        let (hub, addresses) = start(folder.path(), &settings);
+        close(folder.path());
+        let (hub, addresses) = Program::serve_with(BELLWIRE, folder.path(), &settings, 3);
         let open = Http(addresses[2]);
         for (device, labels) in [("a", "{}"), ("b", "{}"), ("site-c", "{\"site\":\"lyon\"}")] {
             let body = format!("{{\"labels\":{labels}}}");
@@ -65,11 +71,6 @@ impl Scene {
         let client = servers.client();
         Self { hub, requires, takes, open, devices, client, crl, _folder: folder }
     }
-}
-
-fn start(folder: &Path, settings: &str) -> (Program, Vec<SocketAddr>) {
-    admin_token(BELLWIRE, &folder.join("hub"));
-    Program::serve_with(BELLWIRE, folder, settings, 3)
 }
 
 #[test]
@@ -121,6 +122,17 @@ fn a_certificate_makes_a_device_or_an_operator_and_nothing_more() {
     let other = scene.client.with(&scene.devices.of_client("other", Vec::new()));
     assert_eq!(status(&other, "GET", "/v1/devices"), 401);
     assert_eq!(status(&other, "GET", "/readyz"), 200);
+}
+
+/// A schedule without an owner would run with all that an open hub allows.
+#[test]
+fn no_certificate_makes_a_schedule_on_a_closed_hub_or_an_open_one() {
+    for (scene, hub) in [(Scene::new(), "closed"), (Scene::with(|_| {}), "open")] {
+        let ops = scene.client.with(&scene.devices.of_client("ops", Vec::new()));
+        let (status, body) = ops.ask(scene.requires, "POST", "/v1/schedules").unwrap();
+        assert_eq!(status, 403, "{hub}: {body}");
+        assert!(body.contains("bellwire token create"), "{hub}: {body}");
+    }
 }
 
 #[test]

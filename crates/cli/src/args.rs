@@ -28,6 +28,8 @@ mod registry;
 mod results;
 #[cfg(feature = "hub")]
 mod rollout;
+#[cfg(feature = "hub")]
+mod schedule;
 
 #[cfg(feature = "hub")]
 pub use access::{Access, TokenCommand, TokenCreate, TokenPlace};
@@ -46,6 +48,10 @@ pub use registry::{Export, Import, Label, LabelsArgs};
 pub use results::Results;
 #[cfg(feature = "hub")]
 pub use rollout::{Retry, Rollout};
+#[cfg(feature = "hub")]
+pub use schedule::{
+    MissedArg, OverlapArg, ScheduleCommand, ScheduleCreate, ScheduleNamed, SchedulesNamed,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -160,6 +166,13 @@ pub enum Command {
     Retry(Retry),
     /// List the commands.
     Commands(Commands),
+    /// Send commands again and again, at the times of a cron expression.
+    #[cfg(feature = "hub")]
+    Schedule {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: ScheduleCommand,
+    },
     /// List the appliances, show one, or remove some.
     Devices(Devices),
     /// Change labels of an appliance, or of all that a selector matches.

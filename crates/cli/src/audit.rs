@@ -72,6 +72,7 @@ fn print(entry: &AuditEntry, form: Form) -> anyhow::Result<()> {
         object.action.as_ref().map(ToString::to_string),
         object.command.map(|id| id.to_string()),
         object.token.map(|id| id.to_string()),
+        object.schedule.map(|id| format!("schedule {id}")),
     ];
     let whom = object.into_iter().flatten().collect::<Vec<_>>().join(" ");
     let outcome = match code {

@@ -43,6 +43,8 @@ mod results;
 #[cfg(feature = "hub")]
 mod rollout;
 mod saved;
+#[cfg(feature = "hub")]
+mod schedule;
 mod send;
 #[cfg(feature = "hub")]
 mod serve;
@@ -119,6 +121,8 @@ async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
         #[cfg(feature = "hub")]
         Command::Retry(args) => rollout::retry(args, form).await,
         Command::Commands(commands) => commands::run(commands, form).await,
+        #[cfg(feature = "hub")]
+        Command::Schedule { command } => schedule::run(command, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,
         #[cfg(feature = "hub")]
         Command::Label(args) => label::change(args, form).await,

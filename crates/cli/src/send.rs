@@ -295,7 +295,7 @@ fn json(text: &str) -> Result<Json, InvalidJson> {
 }
 
 /// Whether the sender of this will have meant JSON: no usual text begins so.
-fn begins_like_json(text: &str) -> bool {
+pub(crate) fn begins_like_json(text: &str) -> bool {
     text.trim_start_matches(BOM).trim_start().starts_with(['{', '[', '"'])
 }
 

@@ -31,6 +31,7 @@ mod listen;
 mod page;
 mod registry;
 mod rollout;
+mod schedule;
 mod token;
 
 pub use audit::AuditQuery;

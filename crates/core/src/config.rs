@@ -1,11 +1,12 @@
 //! What an operator sets of the core's rules, and what a store reports at the start.
 
+use std::fmt;
 use std::time::Duration;
 
 use bellwire_proto::limits;
-use bellwire_proto::{Seq, Timestamp};
+use bellwire_proto::{SchedulePlan, Seq, Timestamp};
 
-use crate::record::JobRecord;
+use crate::record::{JobRecord, ScheduleRecord};
 use crate::time::Instant;
 
 /// The rules that can be set. The defaults are the contract's.
@@ -24,7 +25,40 @@ pub struct Config {
     /// Whether an unknown device is created when it first listens or a command for it is stored, while the hub is
     /// open. On a closed hub it must be registered or enrolled.
     pub create_on_sight: bool,
+    /// When schedules are due.
+    pub calendar: Calendar,
 }
+
+/// When a schedule is due: the first time after the given one, by its expression and its zone. A pure function; `None` when
+/// there is none. By default nothing is ever due.
+#[derive(Clone, Copy)]
+pub struct Calendar(pub fn(&str, &str, Timestamp) -> Option<Timestamp>);
+
+impl Calendar {
+    pub(crate) fn next(self, plan: &SchedulePlan, after: Timestamp) -> Option<Timestamp> {
+        (self.0)(&plan.cron, &plan.timezone, after)
+    }
+}
+
+impl Default for Calendar {
+    fn default() -> Self {
+        Self(|_, _, _| None)
+    }
+}
+
+impl fmt::Debug for Calendar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Calendar")
+    }
+}
+
+impl PartialEq for Calendar {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
+
+impl Eq for Calendar {}
 
 impl Default for Config {
     fn default() -> Self {
@@ -35,6 +69,7 @@ impl Default for Config {
             stream_max: None,
             streams_per_token: Some(limits::STREAMS_PER_TOKEN.default),
             create_on_sight: true,
+            calendar: Calendar::default(),
         }
     }
 }
@@ -84,4 +119,6 @@ pub struct Recovered {
     pub jobs: Vec<JobRecord>,
     /// How many `admin` tokens there are, expired or not. None: the hub is open.
     pub admin_tokens: u64,
+    /// All schedules.
+    pub schedules: Vec<ScheduleRecord>,
 }

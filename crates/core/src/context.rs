@@ -12,6 +12,7 @@ use crate::grant::{GrantDecision, Grants};
 use crate::ids::{RequestId, SessionId};
 use crate::io::{Answer, Output, TokenUse};
 use crate::record::IdempotencyKey;
+use crate::schedule::Schedules;
 use crate::time::{Instant, earliest};
 
 /// What all entities share.
@@ -42,6 +43,7 @@ pub(crate) struct Context {
     pub(crate) audits: Audits,
     /// Enrolments that were decided on at their device.
     pub(crate) grant_decisions: VecDeque<GrantDecision>,
+    pub(crate) schedules: Schedules,
 }
 
 /// A stream that is open.

@@ -46,8 +46,17 @@ pub(crate) struct Entry {
 /// Something to do to a token, once it is in memory.
 #[derive(Debug)]
 pub(crate) enum GrantOp {
-    Revoke { request: RequestId },
-    Enroll { request: RequestId, enrolment: Box<Enrolment> },
+    Revoke {
+        request: RequestId,
+    },
+    Enroll {
+        request: RequestId,
+        enrolment: Box<Enrolment>,
+    },
+    /// A schedule acts for it.
+    Run {
+        request: RequestId,
+    },
 }
 
 /// An enrolment on its way to its device, which decides.
@@ -90,7 +99,9 @@ impl GrantDecision {
 impl GrantOp {
     pub(crate) fn request(&self) -> RequestId {
         match self {
-            Self::Revoke { request } | Self::Enroll { request, .. } => *request,
+            Self::Revoke { request } | Self::Enroll { request, .. } | Self::Run { request } => {
+                *request
+            }
         }
     }
 }

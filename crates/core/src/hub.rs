@@ -16,6 +16,7 @@ mod jobs;
 mod memory;
 mod online;
 mod rollouts;
+mod schedules;
 mod selections;
 mod sends;
 
@@ -37,6 +38,7 @@ use crate::io::{
 };
 
 use crate::record::{AuditRecord, Change, Committed, Load, Loaded};
+use crate::schedule::{self, Schedules};
 use crate::time::{Instant, Now, earliest};
 use crate::txn::{TxnBuilder, TxnQueue, bye};
 
@@ -44,6 +46,8 @@ use crate::txn::{TxnBuilder, TxnQueue, bye};
 const DUE_ROWS_MAX: usize = 512;
 /// Devices whose deadlines one call acts upon.
 const TIMERS_AT_ONCE: usize = 256;
+/// Schedules whose times one call decides.
+const RUNS_AT_ONCE: usize = 32;
 
 /// Every decision of a hub.
 ///
@@ -62,8 +66,8 @@ const TIMERS_AT_ONCE: usize = 256;
 ///    [`handle_put_facts`](Self::handle_put_facts), [`handle_delete_device`](Self::handle_delete_device).
 ///    Tokens: [`handle_create_token`](Self::handle_create_token), [`handle_revoke_token`](Self::handle_revoke_token),
 ///    [`handle_enroll`](Self::handle_enroll), [`handle_approve`](Self::handle_approve),
-///    [`handle_token_used`](Self::handle_token_used). The audit log: [`audit`](Self::audit),
-///    [`handle_audit`](Self::handle_audit).
+///    [`handle_token_used`](Self::handle_token_used). Schedules: [`handle_schedule`](Self::handle_schedule).
+///    The audit log: [`audit`](Self::audit), [`handle_audit`](Self::handle_audit).
 /// 5. **The store**: [`handle_committed`](Self::handle_committed),
 ///    [`handle_loaded`](Self::handle_loaded), [`handle_store_failed`](Self::handle_store_failed).
 /// 6. **Observers and watchers**: [`observe_all`](Self::observe_all), [`watch`](Self::watch),
@@ -116,6 +120,8 @@ pub struct Hub {
     cancels: HashMap<CommandId, Vec<(RequestId, CommandOp)>>,
     /// Commands to several devices that wait for a look whether all are known.
     unchecked: HashMap<RequestId, (NewSend, Vec<DeviceId>)>,
+    /// Runs of schedules that wait to know whether the last has ended, with what they may do.
+    run_scopes: HashMap<RequestId, schedules::OnBehalf>,
     /// The latest reading of the clocks, if there was one.
     now: Option<Now>,
     failed: bool,
@@ -124,14 +130,19 @@ pub struct Hub {
 /// What is done to a command as a whole.
 #[derive(Debug, Clone, Copy)]
 enum CommandOp {
-    Cancel { force: bool },
+    Cancel {
+        force: bool,
+    },
     Rollout(RolloutOp),
+    /// A run of a schedule must know whether it has ended.
+    LookForEnd,
 }
 
 impl Hub {
     /// A hub over a store that has recovered. `seed` feeds the spread of reconnections.
     pub fn new(config: Config, recovered: Recovered, seed: u64) -> Self {
         let due = DueTimes { deadline: recovered.next_due, scheduled: recovered.next_scheduled };
+        let schedules = Schedules::recovered(recovered.schedules, config.calendar);
         Self {
             ctx: Context {
                 config,
@@ -151,6 +162,7 @@ impl Hub {
                 audits: Audits::default(),
                 store_full: None,
                 grant_decisions: VecDeque::new(),
+                schedules,
             },
             txns: TxnQueue::default(),
             devices: HashMap::new(),
@@ -159,6 +171,7 @@ impl Hub {
             keys: Keys::default(),
             cancels: HashMap::new(),
             unchecked: HashMap::new(),
+            run_scopes: HashMap::new(),
             now: None,
             failed: false,
         }
@@ -184,8 +197,8 @@ impl Hub {
         self.finish_call(now);
     }
 
-    /// Whether the store has no space for another command, and why: sends are refused then, and all else goes on. To be
-    /// called before a send.
+    /// Whether the store has no space for another command, and why: sends are refused then, runs of schedules are tried
+    /// again, and all else goes on. To be called before every other call: any of them may come to a run.
     pub fn store_full(&mut self, why: Option<&'static str>) {
         self.ctx.store_full = why;
     }
@@ -484,6 +497,8 @@ impl Hub {
         refused.extend(self.unchecked.drain().map(|(request, _)| request));
         refused.extend(self.ctx.commands.abandon());
         refused.extend(self.ctx.grants.abandon());
+        self.ctx.schedules.abandon();
+        self.run_scopes.clear();
         refused.into_iter().for_each(|request| self.ctx.refuse(request, store_unavailable()));
         self.timers.clear();
         let sessions: BTreeSet<SessionId> = self.ctx.sessions.drain().map(|(id, _)| id).collect();
@@ -543,11 +558,19 @@ impl Hub {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        let output = self.ctx.outputs.pop_front();
-        if let Some(Output::Reply(request, _)) = &output {
-            self.ctx.audits.take(*request);
+        loop {
+            match self.ctx.outputs.pop_front() {
+                Some(Output::Reply(request, answer)) if Schedules::owns(request) => {
+                    self.run_answered(request, answer);
+                }
+                output => {
+                    if let Some(Output::Reply(request, _)) = &output {
+                        self.ctx.audits.take(*request);
+                    }
+                    return output;
+                }
+            }
         }
-        output
     }
 
     /// When [`Hub::handle_timeout`] is to be called, if nothing happens before.
@@ -564,7 +587,9 @@ impl Hub {
         let timer = self.timers.first().map(|(at, _)| *at);
         let rollout = self.now.and_then(|now| self.ctx.commands.rollout_deadline(now));
         let commands = earliest(self.ctx.commands.retry_at(), rollout);
-        [due, expiry, commands].into_iter().fold(timer, earliest)
+        let schedules = schedule::deadline(&self.ctx.schedules, self.now);
+        let schedules = schedules.filter(|_| !self.ctx.draining);
+        [due, expiry, commands, schedules].into_iter().fold(timer, earliest)
     }
 
     // --- What can be seen ---
@@ -600,6 +625,7 @@ impl Hub {
             lookups: self.keys.len() + self.cancels.len() + self.unchecked.len(),
             jobs: self.ctx.commands.len(),
             tokens: self.ctx.grants.len(),
+            runs: self.ctx.schedules.len(),
             audits: self.ctx.audits.len(),
         }
     }
@@ -645,11 +671,15 @@ impl Hub {
     fn finish_call(&mut self, now: Now) {
         self.now = Some(now);
         self.ctx.grants.passes(now);
+        // The others follow when the driver calls again, at once.
+        let mut runs = RUNS_AT_ONCE;
         loop {
             if let Some(decision) = self.ctx.key_decisions.pop_front() {
                 self.key_decided(decision, now);
             } else if let Some(decision) = self.ctx.grant_decisions.pop_front() {
                 self.enrolment_decided(decision, now);
+            } else if runs > 0 && self.go_on_with_schedules(now) {
+                runs -= 1;
             } else if !self.go_on_with_rollouts(now) && !self.go_on_with_jobs(now) {
                 return;
             }

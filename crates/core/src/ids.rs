@@ -1,6 +1,7 @@
 //! Names of what the driver holds: requests and streams.
 
 /// A request that waits for its one [`Output::Reply`](crate::Output::Reply). Given by the driver, never used twice.
+/// Those whose two highest bits are `10` are the core's own (`schedule.rs`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 

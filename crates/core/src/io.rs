@@ -2,12 +2,12 @@
 
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
-    Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, RolloutPlan, Seconds, Seq,
-    Timestamp, TokenId, Transport, limits,
+    Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, RolloutPlan, ScheduleId,
+    SchedulePlan, Seconds, Seq, Timestamp, TokenId, Transport, limits,
 };
 
 use crate::ids::{RequestId, SessionId};
-use crate::record::{IdempotencyKey, Load, TargetQuery, Txn};
+use crate::record::{IdempotencyKey, Load, ScheduleRecord, TargetQuery, Txn};
 
 /// The devices that a command is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,43 @@ pub enum RolloutOp {
     Resume,
     /// None begins any more.
     Abort,
+}
+
+/// What is done to a schedule. Who may do that was checked before.
+#[derive(Debug, Clone)]
+pub enum ScheduleOp {
+    /// It is made; from when its times count is decided by the core.
+    Create(Box<ScheduleRecord>),
+    /// It gets another plan, if it is still as it was in this version.
+    Change {
+        /// Which.
+        id: ScheduleId,
+        /// The plan.
+        plan: Box<SchedulePlan>,
+        /// Whether it is paused then.
+        paused: bool,
+        /// The version that was read.
+        version: u64,
+    },
+    /// It is paused or resumed.
+    Pause {
+        /// Which.
+        id: ScheduleId,
+        /// Paused.
+        paused: bool,
+    },
+    /// It is deleted.
+    Delete(ScheduleId),
+}
+
+impl ScheduleOp {
+    /// The schedule.
+    pub fn id(&self) -> ScheduleId {
+        match self {
+            Self::Create(record) => record.id,
+            Self::Change { id, .. } | Self::Pause { id, .. } | Self::Delete(id) => *id,
+        }
+    }
 }
 
 impl Target {
@@ -82,6 +119,8 @@ pub struct Send {
     pub created_by: Option<String>,
     /// The caller's key, and the digest of the request that it stands for.
     pub idempotency: Option<(IdempotencyKey, [u8; 32])>,
+    /// The schedule whose run it is, and the time that is run. For the core alone.
+    pub run: Option<(ScheduleId, Timestamp)>,
 }
 
 impl Send {
@@ -106,6 +145,7 @@ impl Send {
             rollout: None,
             created_by: None,
             idempotency: None,
+            run: None,
         }
     }
 }
@@ -344,6 +384,8 @@ pub struct Footprint {
     pub jobs: usize,
     /// Tokens that are being looked up or changed, and those of open streams.
     pub tokens: usize,
+    /// Runs of schedules that are under way.
+    pub runs: usize,
     /// Entries of the audit log whose requests have not changed anything yet.
     pub audits: usize,
 }

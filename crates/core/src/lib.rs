@@ -41,16 +41,17 @@ mod ids;
 mod io;
 pub mod record;
 mod rollout;
+mod schedule;
 mod time;
 mod txn;
 
-pub use config::{Config, Recovered, SeqSource};
+pub use config::{Calendar, Config, Recovered, SeqSource};
 pub use context::unknown_device;
 pub use hub::Hub;
 pub use ids::{RequestId, SessionId};
 pub use io::{
     AccessChange, Answer, Enrolment, Footprint, Frame, HubEvent, Listen, NotifyOn, Output, Peer,
-    Poll, Presence, RolloutOp, Send, Target, TokenUse,
+    Poll, Presence, RolloutOp, ScheduleOp, Send, Target, TokenUse,
 };
 pub use record::TargetQuery;
 pub use time::{ExpiryClock, Instant, Now};

@@ -9,6 +9,7 @@
 //! [`TargetChunk`]s, which are stored with the command.
 
 mod rollout;
+mod schedule;
 mod targets;
 
 use std::time::Duration;
@@ -16,13 +17,14 @@ use std::time::Duration;
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::{
     Action, Actor, AuditObject, Code, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels,
-    Outcome, Role, Seq, Timestamp, Token, TokenId,
+    Outcome, Role, ScheduleId, Seq, Timestamp, Token, TokenId,
 };
 
 use crate::ids::RequestId;
 use crate::time::{Instant, Now};
 
 pub use rollout::{BatchMark, RolloutCounts, RolloutRecord};
+pub use schedule::ScheduleRecord;
 pub use targets::{ChunkRange, JobRecord, TargetChunk, TargetPage, TargetQuery};
 
 /// A command without its data: what every delivery of it needs to know.
@@ -370,6 +372,10 @@ pub enum Change {
     DeleteToken(TokenId),
     /// All tokens of a device are revoked.
     DeleteTokensOf(DeviceId),
+    /// A schedule, new or changed: the whole row.
+    PutSchedule(Box<ScheduleRecord>),
+    /// A schedule is deleted. Its commands stay.
+    DeleteSchedule(ScheduleId),
     /// An entry of the audit log. The one change that applied twice leaves two rows, unless it counts refusals.
     PutAudit(Box<AuditRecord>),
 }

@@ -101,6 +101,16 @@ fn a_store_that_forgets_the_batches_of_a_rollout_is_seen() {
 }
 
 #[test]
+fn a_store_that_forgets_which_times_of_a_schedule_were_decided_is_seen() {
+    is_seen_in(200, InjectedBug::StoreForgetsTimes, "is decided again");
+}
+
+#[test]
+fn a_store_that_forgets_a_run_of_a_schedule_is_seen() {
+    is_seen_in(400, InjectedBug::StoreForgetsRuns, "a run ");
+}
+
+#[test]
 fn a_driver_that_writes_twice_is_seen() {
     is_seen(InjectedBug::DriverWritesTwice, "was sent again as attempt");
 }

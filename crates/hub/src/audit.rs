@@ -29,6 +29,11 @@ pub(crate) mod verb {
     pub(crate) const DEVICE_DELETE: &str = "device.delete";
     pub(crate) const DEVICE_ENROLL: &str = "device.enroll";
     pub(crate) const DEVICE_APPROVE: &str = "device.approve";
+    pub(crate) const SCHEDULE_CREATE: &str = "schedule.create";
+    pub(crate) const SCHEDULE_CHANGE: &str = "schedule.change";
+    pub(crate) const SCHEDULE_PAUSE: &str = "schedule.pause";
+    pub(crate) const SCHEDULE_RESUME: &str = "schedule.resume";
+    pub(crate) const SCHEDULE_DELETE: &str = "schedule.delete";
     pub(crate) const TOKEN_CREATE: &str = "token.create";
     pub(crate) const TOKEN_REVOKE: &str = "token.revoke";
     /// A device listens, by a stream or a poll.

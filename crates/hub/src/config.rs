@@ -278,6 +278,7 @@ impl Config {
             streams_per_token: Some(self.quotas.streams_per_token).filter(|most| *most > 0),
             // Until there are credentials every hub is open.
             create_on_sight: true,
+            calendar: bellwire_core::Calendar(crate::calendar::next),
         }
     }
 }

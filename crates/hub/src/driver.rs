@@ -41,6 +41,7 @@ mod preview;
 mod reply;
 mod reserved;
 mod runtime;
+mod schedules;
 mod tokens;
 mod trials;
 mod watching;

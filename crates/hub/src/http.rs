@@ -29,6 +29,7 @@ mod request;
 mod rules;
 #[cfg(test)]
 mod same_work;
+mod schedule;
 mod send;
 mod stream;
 mod token;
@@ -163,6 +164,29 @@ static ROUTES: &[Route] = &[
     Route {
         path: "/v1/commands/{command}/events",
         methods: &[on!(GET reads Operator, command::events)],
+    },
+    Route {
+        path: "/v1/schedules",
+        methods: &[
+            on!(GET reads Operator, schedule::list),
+            on!(POST acts Operator, schedule::create),
+        ],
+    },
+    Route {
+        path: "/v1/schedules/{schedule}",
+        methods: &[
+            on!(GET reads Operator, schedule::show),
+            on!(PATCH acts Operator, schedule::change),
+            on!(DELETE acts Operator, schedule::delete),
+        ],
+    },
+    Route {
+        path: "/v1/schedules/{schedule}/pause",
+        methods: &[on!(POST acts Operator, schedule::pause)],
+    },
+    Route {
+        path: "/v1/schedules/{schedule}/resume",
+        methods: &[on!(POST acts Operator, schedule::resume)],
     },
     Route { path: "/v1/devices", methods: &[on!(GET reads Operator, device::list)] },
     Route {

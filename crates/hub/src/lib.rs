@@ -12,6 +12,7 @@
 //! - [`listen`] accepts connections and lets them be taken over; it knows no route.
 //! - [`http`] is the API: requests in, problems out. It decides nothing about deliveries.
 //! - `auth` finds who is calling.
+//! - [`calendar`] computes when a schedule is due.
 //! - [`driver`] connects `bellwire-core`, which decides, with tokio, the store and the plane.
 //! - [`store`] persists what was promised: SQLite, and the trait of another backend.
 //! - [`plane`] holds the streams and writes to them.
@@ -21,6 +22,7 @@
 pub mod app;
 mod audit;
 mod auth;
+pub mod calendar;
 mod clock;
 pub mod config;
 pub mod driver;

@@ -15,12 +15,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bellwire_core::record::{Committed, DeviceRecord, Load, Loaded, TargetPage, TokenRecord, Txn};
+use bellwire_core::record::{
+    Committed, DeviceRecord, Load, Loaded, ScheduleRecord, TargetPage, TokenRecord, Txn,
+};
 use bellwire_core::{Instant, Presence, TargetQuery};
 use bellwire_proto::device::{DeviceOrder, LabelCounts};
 use bellwire_proto::{
     Action, AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, Device,
-    DeviceId, DeviceStatus, Page, Selector, Timestamp, TokenId,
+    DeviceId, DeviceStatus, Page, ScheduleId, Selector, Timestamp, TokenId,
 };
 
 mod commits;
@@ -138,6 +140,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Tokens by id.
     fn tokens(&self, page: PageRequest) -> Reading<Page<TokenRecord>>;
+
+    /// A schedule by its id.
+    fn schedule(&self, id: ScheduleId) -> Reading<Option<ScheduleRecord>>;
+
+    /// A schedule by its name.
+    fn schedule_named(&self, name: String) -> Reading<Option<ScheduleRecord>>;
+
+    /// Schedules by id: those that a token made, or all.
+    fn schedules(&self, of: Option<TokenId>, page: PageRequest) -> Reading<Page<ScheduleRecord>>;
 
     /// The audit log, newest first.
     fn audit(&self, filter: AuditFilter, page: PageRequest) -> Reading<Page<AuditEntry>>;

@@ -11,11 +11,14 @@ use std::time::Duration;
 use bellwire_core::SeqSource;
 use bellwire_core::record::{
     AuditRecord, Change, Committed, IdempotencyKey, IdempotencyRecord, Load, Loaded, PageMax,
-    RolloutRecord, TargetChunk, Txn, TxnId,
+    RolloutRecord, ScheduleRecord, TargetChunk, Txn, TxnId,
 };
 use bellwire_hub::store::{AuditFilter, CommandFilter, Cursor, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
-use bellwire_proto::{Actor, AuditEntry, AuditObject, DeliveryState, RolloutState, Seq, Timestamp};
+use bellwire_proto::{
+    Actor, AuditEntry, AuditObject, DeliveryState, RolloutState, ScheduleId, SchedulePlan, Seq,
+    Timestamp,
+};
 use store_kit::model::Model;
 use store_kit::*;
 
@@ -526,6 +529,41 @@ fn a_file_whose_audit_log_has_a_row_for_each_entry_begins_a_new_log() {
     let kit = Kit::open(dir.path());
     kit.commit(vec![entry(1), entry(2)]);
     assert_eq!(audit_ids(&kit), [2, 1]);
+}
+
+#[test]
+fn a_file_of_the_schema_before_schedules_takes_them_and_has_what_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = rusqlite::Connection::open(dir.path().join("bellwire.db")).unwrap();
+    let transaction = file.transaction().unwrap();
+    for migration in [
+        include_str!("../src/store/sqlite/migrations/v1.sql"),
+        include_str!("../src/store/sqlite/migrations/v2.sql"),
+        include_str!("../src/store/sqlite/migrations/v3.sql"),
+        include_str!("../src/store/sqlite/migrations/v4.sql"),
+        include_str!("../src/store/sqlite/migrations/v5.sql"),
+        include_str!("../src/store/sqlite/migrations/v6.sql"),
+        include_str!("../src/store/sqlite/migrations/v7.sql"),
+    ] {
+        transaction.execute_batch(migration).unwrap();
+    }
+    // Version 1 of a block, one entry: no parts but the verb and the status.
+    let block: [u8; 9] = [1, 0, 5, 4, b's', b'e', b'n', b'd', 7];
+    let row = "INSERT INTO audit (id, at, bytes, entries, block) VALUES (1, 5, 9, 1, ?1)";
+    transaction.execute(row, [block]).unwrap();
+    transaction.commit().unwrap();
+    file.execute_batch("PRAGMA application_id = 0x62776972; PRAGMA user_version = 7").unwrap();
+    drop(file);
+
+    let kit = Kit::open(dir.path());
+    assert!(kit.recovered.schedules.is_empty());
+    assert_eq!(audit_ids(&kit), [1]);
+    let plan = r#"{"name":"a","cron":"@daily","action":"ping","target":{"all":true}}"#;
+    let (plan, _) = SchedulePlan::parse(plan.as_bytes(), 64).unwrap();
+    let made = ScheduleRecord::new(ScheduleId::from_parts(1, [1; 10]), plan, None, at(7));
+    kit.commit(vec![Change::PutSchedule(Box::new(made.clone()))]);
+    kit.close();
+    assert_eq!(Kit::open(dir.path()).recovered.schedules, [made]);
 }
 
 #[test]

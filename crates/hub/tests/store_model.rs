@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use bellwire_core::record::{
     AuditRecord, BatchMark, Change, DeliveryRecord, IdempotencyKey, IdempotencyRecord, Load,
-    Loaded, PageMax, RolloutRecord, Seen, TargetChunk, TokenRecord,
+    Loaded, PageMax, RolloutRecord, ScheduleRecord, Seen, TargetChunk, TokenRecord,
 };
 use bellwire_core::{RequestId, TargetQuery};
 use bellwire_hub::store::{CommandFilter, DeviceFilter, PageRequest, Store, StoredDevice, Visible};
 use bellwire_proto::device::{DeviceOrder, SortKey};
 use bellwire_proto::facts::selectable;
 use bellwire_proto::{
-    Actor, AuditObject, Code, Delivery, DeliveryState, DeviceId, ErrorInfo, Join, Labels, Members,
-    Outcome, Progress, Role, RoleName, RolloutPlan, RolloutState, Scope, Selector, Seq, TokenId,
+    Actor, AuditObject, Code, CommandId, Delivery, DeliveryState, DeviceId, ErrorInfo, Join,
+    Labels, Members, Outcome, Progress, Role, RoleName, RolloutPlan, RolloutState, ScheduleId,
+    SchedulePlan, Scope, Selector, Seq, Skipped, TokenId,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -128,6 +129,33 @@ fn a_token() -> impl Strategy<Value = TokenRecord> {
     })
 }
 
+fn schedule_id(n: u8) -> ScheduleId {
+    ScheduleId::from_parts(n.into(), [n; 10])
+}
+
+fn a_schedule() -> impl Strategy<Value = ScheduleRecord> {
+    let plans = vec![
+        r#"{"name":"a","cron":"@daily","action":"ping","target":{"all":true}}"#,
+        r#"{"name":"b","cron":"0 3 * * *","timezone":"Europe/Paris","action":"ping","data":{"n":1.50},"target":{"devices":["x","y"]},
+            "ttl_s":0,"run_timeout_s":9,"rollout":{"batch":"10%"},"overlap":"queue","missed":"once"}"#,
+    ];
+    let times = (option::of(0..9u64), option::of(0..9u64), option::of((0..9u64, ".{0,9}")));
+    (0..3u8, select(plans), times, option::of(".{0,9}"), any::<bool>()).prop_map(
+        |(n, plan, (run, last, skipped), reason, paused)| {
+            let (plan, _) = SchedulePlan::parse(plan.as_bytes(), 64).unwrap();
+            let token = paused.then(|| token_id(n));
+            ScheduleRecord {
+                paused,
+                reason,
+                run: run.map(at),
+                last: last.map(|ms| (at(ms), CommandId::from_parts(ms, [n; 10]))),
+                skipped: skipped.map(|(ms, reason)| Skipped { at: at(ms), reason }),
+                version: n.into(),
+                ..ScheduleRecord::new(schedule_id(n), plan, token, at(7))
+            }
+        },
+    )
+}
 fn an_entry() -> impl Strategy<Value = AuditRecord> {
     let code = option::of(select(Code::ALL));
     let role = option::of(select(RoleName::ALL.as_slice()));
@@ -142,6 +170,7 @@ fn an_entry() -> impl Strategy<Value = AuditRecord> {
                 command: whom.map(|_| id(ms)),
                 action: whom.map(|_| "ping".parse().unwrap()),
                 token: whom.map(|_| token_id(1)),
+                schedule: whom.map(|_| schedule_id(1)),
             },
             status: code.map_or(202, Code::status),
             code,
@@ -197,6 +226,8 @@ fn a_change() -> impl Strategy<Value = Change> {
         1 => name().prop_map(|n| Change::DeleteDevice(device(n))),
         1 => (name(), any::<bool>()).prop_map(|(n, yes)| Change::PutPending(device(n), yes)),
         2 => a_token().prop_map(|token| Change::PutToken(Box::new(token))),
+        2 => a_schedule().prop_map(|row| Change::PutSchedule(Box::new(row))),
+        1 => (0..3u8).prop_map(|n| Change::DeleteSchedule(schedule_id(n))),
         1 => (0..4u8, 0..9u64).prop_map(|(n, uses)| Change::PutUses(token_id(n), uses)),
         1 => (0..4u8, 0..9u64).prop_map(|(n, ms)| Change::PutLastUsed(token_id(n), at(ms))),
         1 => (0..4u8).prop_map(|n| Change::DeleteToken(token_id(n))),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Action, CommandId, DeviceId};
 use crate::problem::Code;
 use crate::role::RoleName;
+use crate::schedule::ScheduleId;
 use crate::time::Timestamp;
 use crate::token::TokenId;
 
@@ -13,7 +14,7 @@ use crate::token::TokenId;
 /// ```
 /// use bellwire_proto::audit::AuditEntry;
 /// let text = r#"{"id":7,"at":"2026-01-02T03:04:05.000Z","actor":{"token":null,"role":null},
-///     "address":"192.0.2.7","verb":"read","object":{"device":null,"command":null,"action":null,"token":null},
+///     "address":"192.0.2.7","verb":"read","object":{"device":null,"command":null,"action":null,"token":null,"schedule":null},
 ///     "status":401,"code":"unauthenticated","count":12}"#;
 /// let entry: AuditEntry = serde_json::from_str(text)?;
 /// assert_eq!((entry.status, entry.count), (401, 12));
@@ -61,6 +62,8 @@ pub struct AuditObject {
     pub action: Option<Action>,
     /// A token, by its id.
     pub token: Option<TokenId>,
+    /// A schedule, by its id: one that was changed, or whose run it was.
+    pub schedule: Option<ScheduleId>,
 }
 
 impl AuditObject {
@@ -77,5 +80,10 @@ impl AuditObject {
     /// A command.
     pub fn command(command: CommandId) -> Self {
         Self { command: Some(command), ..Self::default() }
+    }
+
+    /// A schedule.
+    pub fn schedule(schedule: ScheduleId) -> Self {
+        Self { schedule: Some(schedule), ..Self::default() }
     }
 }

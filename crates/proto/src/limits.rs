@@ -107,6 +107,24 @@ pub const COMMANDS_TO_MANY_MAX: usize = 256;
 /// own, since how long they last is up to operators. docs/protocol.md, section 3.
 pub const ROLLOUTS_MAX: usize = 256;
 
+/// Schedules of a hub: our choice; all of them are in memory. docs/protocol.md, section 3.
+pub const SCHEDULES_MAX: usize = 1_000;
+/// Bytes of the body that makes or changes a schedule: our choice. docs/protocol.md, section 3.
+pub const SCHEDULE_BYTES_MAX: usize = 64 << 10;
+/// Characters of the name of a schedule, as of an action. docs/protocol.md, section 3.
+pub const SCHEDULE_NAME_CHARS_MAX: usize = 64;
+/// Characters of a cron expression: our choice, more than every minute of a day needs in words. docs/protocol.md, section 3.
+pub const CRON_CHARS_MAX: usize = 128;
+/// Characters of the name of a time zone: our choice; the longest of the IANA database has 32.
+pub const ZONE_CHARS_MAX: usize = 64;
+/// A time of a schedule that is further past than this was missed: our choice, longer than a restart of the hub takes and
+/// as long as the shortest interval. docs/protocol.md, section 3.
+pub const SCHEDULE_LATE: Duration = Duration::from_secs(60);
+/// After how long a run that could not be stored for lack of capacity is tried again. docs/protocol.md, section 3.
+pub const SCHEDULE_RETRY_EVERY: Duration = Duration::from_secs(1);
+/// Times of a schedule that are shown ahead. docs/protocol.md, section 3.
+pub const SCHEDULE_UPCOMING: usize = 3;
+
 /// Percent of a rollout: of its targets, of a batch, of failures. Contract, section 3.
 pub const PERCENT: Range = Range { default: 100, min: 1, max: 100 };
 /// Devices of a batch of a rollout, and how many must have ended before it may be aborted: our bounds.

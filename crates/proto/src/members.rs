@@ -178,7 +178,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// Collects the members in the order given, duplicates included.
-struct ObjectVisitor;
+pub(crate) struct ObjectVisitor;
 
 impl<'de> Visitor<'de> for ObjectVisitor {
     type Value = Vec<(Cow<'de, str>, &'de RawValue)>;

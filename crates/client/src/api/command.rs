@@ -245,7 +245,7 @@ impl Controller {
         options: &SendOptions,
     ) -> Result<Delivery, Error> {
         if let Some(not_before) = options.not_before {
-            return self.schedule(device, action, options, not_before).await;
+            return self.send_later(device, action, options, not_before).await;
         }
         let path = ["v1", "send", device.as_str(), action.as_str()];
         let call = self
@@ -266,7 +266,7 @@ impl Controller {
     }
 
     /// Sends a command as an envelope, which alone has a `not_before`, and reads its delivery.
-    async fn schedule(
+    async fn send_later(
         &self,
         device: &DeviceId,
         action: &Action,

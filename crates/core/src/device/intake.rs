@@ -175,6 +175,11 @@ pub(crate) fn store_command(
         parent: send.parent,
         online_only: is_online_only(send),
     })));
+    if let Some((schedule, at)) = send.run
+        && let Some(record) = txn.ctx.schedules.stored(schedule, at, head.id)
+    {
+        txn.change(Change::PutSchedule(Box::new(record)));
+    }
     head
 }
 

@@ -31,6 +31,7 @@ impl Hub {
             if first_admin {
                 txn.output(Output::Access(AccessChange::Closed));
                 txn.revoke(Revoked::Anonymous);
+                super::schedules::suspend_all_of(None, txn);
             }
             txn.reply(request, Answer::Done);
         });
@@ -92,7 +93,7 @@ impl Hub {
         self.end_call(outcome, now);
     }
 
-    fn at_token(&mut self, token: TokenId, op: GrantOp, now: Now) {
+    pub(super) fn at_token(&mut self, token: TokenId, op: GrantOp, now: Now) {
         if self.ctx.grants.wait(token, op) {
             self.ctx.outputs.push_back(Output::Load(Load::Token(token)));
         }
@@ -123,6 +124,7 @@ impl Hub {
                 GrantOp::Enroll { request, enrolment } => {
                     self.enroll(request, enrolment, found, now);
                 }
+                GrantOp::Run { request } => self.run_for_token(request, found, now),
             }
         }
         self.forget_token_if_idle(token);
@@ -151,6 +153,7 @@ impl Hub {
             txn.touch_token(token);
             txn.output(Output::Access(AccessChange::Token(token)));
             txn.revoke(Revoked::Token(token, device));
+            super::schedules::suspend_all_of(Some(token), txn);
             txn.reply(request, Answer::Done);
             revoked_by = Some(txn.id());
         });

@@ -261,6 +261,15 @@ impl Hub {
     ) {
         let waiting = self.cancels.remove(&command).unwrap_or_default();
         for (request, op) in waiting {
+            if matches!(op, CommandOp::LookForEnd) {
+                let ended = |found: &LoadedCommand| {
+                    found.terminal >= found.head.total && !self.ctx.commands.has_job(found.head.seq)
+                };
+                // What is not retained any more has ended.
+                let ended = found.as_deref().is_none_or(ended);
+                self.run_after_last(request, ended, now);
+                continue;
+            }
             let Some(found) = &found else {
                 let detail = format!("no command has the id {command}");
                 self.ctx.refuse(request, Problem::new(Code::UnknownCommand, detail));
@@ -272,6 +281,7 @@ impl Hub {
                     self.change_rollout(request, found, op, now);
                     continue;
                 }
+                CommandOp::LookForEnd => continue,
             };
             match &found.first {
                 Some(delivery)

@@ -19,6 +19,7 @@ mod queue;
 mod review;
 mod rollouts;
 mod rotating;
+mod schedules;
 mod sending;
 mod states;
 mod tokens;

@@ -37,7 +37,8 @@ impl World {
             return;
         }
         match self.random.from(0, 99) {
-            0..60 => self.sends(index),
+            0..54 => self.sends(index),
+            54..60 => self.acts_on_schedules(index),
             60..68 => self.sends_again(index),
             68..83 => self.cancels(index),
             83..88 => self.changes_rollout(index),
@@ -55,7 +56,7 @@ impl World {
         }
     }
 
-    fn any_device(&mut self) -> DeviceId {
+    pub(super) fn any_device(&mut self) -> DeviceId {
         let index = self.random.index(self.devices.len());
         self.devices[index].id.clone()
     }

@@ -2,7 +2,7 @@
 
 use bellwire_core::record::{Committed, Load, Loaded, TokenRecord};
 use bellwire_core::{
-    Answer, Enrolment, Frame, Listen, Poll, RequestId, RolloutOp, Send, SessionId,
+    Answer, Enrolment, Frame, Listen, Poll, RequestId, RolloutOp, ScheduleOp, Send, SessionId,
 };
 use bellwire_proto::stream::Bye;
 use bellwire_proto::{CommandId, DeviceId, Json, Labels, Report, Seq, Timestamp, TokenId};
@@ -54,6 +54,7 @@ pub(super) enum Input {
     Enroll(RequestId, Box<Enrolment>),
     Approve(RequestId, DeviceId),
     TokenUsed(TokenId, Timestamp),
+    Schedule(RequestId, ScheduleOp),
 }
 
 /// The client that gets an answer.

@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use bellwire_core::{Config, Hub};
+use bellwire_proto::Timestamp;
 
 use super::clients::KEEPER;
 use super::judge::Verdict;
 use super::random::Random;
+use super::schedules::calendar;
 use super::{Event, InjectedBug, START, World};
 
 /// How long devices go on without faults: longer than any wait that was requested, except the times to
@@ -72,6 +74,7 @@ impl FaultProfile {
             max_in_flight: self.max_in_flight,
             queue_max: 20,
             stream_max: self.stream_max,
+            calendar: calendar(),
             ..Config::default()
         }
     }
@@ -119,6 +122,16 @@ impl World {
                     for job in &mut recovered.jobs {
                         let total = job.head.total;
                         job.rollout.iter_mut().for_each(|(record, _)| record.begun = total);
+                    }
+                }
+                for schedule in &mut recovered.schedules {
+                    match self.bug {
+                        Some(InjectedBug::StoreForgetsTimes) => {
+                            let ms = schedule.decided_at.unix_ms() - 600_000;
+                            schedule.decided_at = Timestamp::from_unix_ms(ms);
+                        }
+                        Some(InjectedBug::StoreForgetsRuns) => schedule.run = None,
+                        _ => {}
                     }
                 }
                 let seed = self.random.next();

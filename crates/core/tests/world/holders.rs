@@ -14,6 +14,12 @@ pub(crate) struct Holder {
     role: Role,
 }
 
+impl Holder {
+    pub(crate) fn role(&self) -> &Role {
+        &self.role
+    }
+}
+
 impl World {
     pub(super) fn acts_on_tokens(&mut self, index: usize) {
         match self.random.from(0, 9) {
@@ -130,6 +136,7 @@ impl World {
             Input::Enroll(request, enrolment) => self.hub.handle_enroll(request, *enrolment, now),
             Input::Approve(request, device) => self.hub.handle_approve(request, device, now),
             Input::TokenUsed(token, at) => self.hub.handle_token_used(token, at, now),
+            Input::Schedule(request, op) => self.hub.handle_schedule(request, op, now),
             _ => {}
         }
     }

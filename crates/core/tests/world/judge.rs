@@ -8,23 +8,27 @@
 
 mod rollouts;
 mod rows;
+mod schedules;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bellwire_core::record::{Change, TokenRecord, Txn, TxnId};
 use bellwire_core::{
-    Answer, Frame, HubEvent, Instant, Now, Output, RequestId, RolloutOp, SessionId, Target,
+    Answer, Frame, HubEvent, Instant, Now, Output, RequestId, RolloutOp, ScheduleOp, SessionId,
+    Target,
 };
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{
-    Code, CommandId, Counts, Delivery, DeliveryState, DeviceChange, DeviceId, Seq, TokenId,
+    Code, CommandId, Counts, Delivery, DeliveryState, DeviceChange, DeviceId, Seq, Timestamp,
+    TokenId,
 };
 
 use super::store::Disk;
 pub(crate) use rows::sendings;
 use rows::{Sending, row_may_follow};
+use schedules::Schedules;
 use tokens::Tokens;
 
 /// What was requested, as far as the answer is judged by it.
@@ -52,6 +56,7 @@ pub(crate) enum Requested {
         after_revocation: bool,
     },
     Approve,
+    Schedule(ScheduleOp),
 }
 
 /// A stream, as far as it is judged.
@@ -99,6 +104,7 @@ pub(crate) struct Judge {
     /// The targets of each command that was promised to its sender: each has a delivery in the end.
     promised: BTreeMap<CommandId, Vec<DeviceId>>,
     tokens: Tokens,
+    schedules: Schedules,
 }
 
 impl Judge {
@@ -153,6 +159,8 @@ impl Judge {
     /// A transaction will be on disk next. `disk` is the state before it.
     pub(crate) fn commit(&mut self, txn: &Txn, disk: &Disk) -> Verdict {
         self.tokens.commit(txn, disk)?;
+        let at = self.decided_at.get(&txn.id()).copied();
+        self.schedules.commit(txn, at, disk)?;
         for change in txn.changes() {
             match change {
                 Change::PutDelivery(row) => {
@@ -198,6 +206,8 @@ impl Judge {
                 | Change::PutLastUsed(..)
                 | Change::DeleteToken(_)
                 | Change::DeleteTokensOf(_)
+                | Change::PutSchedule(_)
+                | Change::DeleteSchedule(_)
                 | Change::PutAudit(_) => {}
             }
         }
@@ -348,6 +358,7 @@ impl Judge {
             (Requested::Rollout(command, op), Answer::Cancelled) => {
                 rollouts::is_done(command, op, disk)
             }
+            (Requested::Schedule(op), Answer::Done) => self.schedules.is_done(&op),
             (Requested::Report(command), Answer::Delivery(delivery))
                 if delivery.command == command =>
             {
@@ -512,7 +523,7 @@ impl Judge {
     // --- The end ---
 
     /// The world is at rest: every request was answered, every delivery has ended.
-    pub(crate) fn rest(&self, disk: &Disk) -> Verdict {
+    pub(crate) fn rest(&self, disk: &Disk, wall: Timestamp) -> Verdict {
         if let Some((request, requested)) = self.open.first_key_value() {
             return Err(format!("{request:?} was never answered: {requested:?}"));
         }
@@ -533,6 +544,7 @@ impl Judge {
             return Err(format!("nothing is queued, yet it is counted: {queued:?}"));
         }
         self.tokens.rest(disk)?;
+        self.schedules.rest(disk, wall)?;
         self.all_targets_have_their_delivery(disk)
     }
 

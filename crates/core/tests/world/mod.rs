@@ -13,6 +13,7 @@ mod faults;
 pub(crate) mod holders;
 pub(crate) mod judge;
 pub(crate) mod random;
+pub(crate) mod schedules;
 #[allow(dead_code, reason = "the store's own tests use what is not used here")]
 pub(crate) mod store;
 
@@ -49,6 +50,10 @@ pub(crate) enum InjectedBug {
     StoreForgetsAttempts,
     /// After a restart all targets of a rollout have begun.
     StoreForgetsBatches,
+    /// After a restart the decisions of schedules are those of ten minutes ago.
+    StoreForgetsTimes,
+    /// After a restart no run of a schedule was decided.
+    StoreForgetsRuns,
     /// The driver writes every frame twice.
     DriverWritesTwice,
     /// The driver loses some answers.
@@ -211,7 +216,7 @@ impl World {
     /// No event will follow any more: every request must be answered, every delivery ended, and the
     /// hub's memory empty.
     fn rest(&mut self) -> Verdict {
-        self.judge.rest(&self.store.disk)?;
+        self.judge.rest(&self.store.disk, self.clock().wall)?;
         match self.hub.footprint() {
             footprint if footprint == Footprint::default() => Ok(()),
             footprint => Err(format!("at rest the hub still holds {footprint:?}")),

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bellwire_core::record::{
     AuditRecord, Change, CommandRecord, Committed, DeliveryRecord, DeviceRecord, IdempotencyRecord,
     JobRecord, Load, Loaded, LoadedCommand, LoadedDevice, PageMax, QueuePage, RolloutCounts,
-    RolloutRecord, TargetChunk, TargetPage, TokenRecord, Txn,
+    RolloutRecord, ScheduleRecord, TargetChunk, TargetPage, TokenRecord, Txn,
 };
 use bellwire_core::{Instant, Now, Recovered, SeqSource, TargetQuery};
 use bellwire_proto::limits::RUN_CLOCK_AFTER_RESTART;
 use bellwire_proto::{
-    CommandId, Counts, DeliveryState, DeviceId, Json, Role, Selector, Seq, TokenId,
+    CommandId, Counts, DeliveryState, DeviceId, Json, Role, ScheduleId, Selector, Seq, TokenId,
 };
 
 /// What is on disk.
@@ -29,6 +29,7 @@ pub(crate) struct Disk {
     pub(crate) rollouts: BTreeMap<Seq, RolloutRecord>,
     pub(crate) queued: BTreeMap<DeviceId, u64>,
     pub(crate) tokens: BTreeMap<TokenId, TokenRecord>,
+    pub(crate) schedules: BTreeMap<ScheduleId, ScheduleRecord>,
     pub(crate) audit: Vec<AuditRecord>,
     /// Counters of commands to many.
     pub(crate) counts: BTreeMap<Seq, Counts>,
@@ -109,6 +110,7 @@ impl Disk {
             next_scheduled: rows().filter_map(|row| row.scheduled_at).min(),
             jobs: self.jobs(),
             admin_tokens: self.tokens.values().filter(|t| t.role == Role::Admin).count() as u64,
+            schedules: self.schedules.values().cloned().collect(),
         }
     }
 
@@ -188,6 +190,10 @@ impl Disk {
             Change::DeleteTokensOf(id) => {
                 self.tokens.retain(|_, token| token.role.device() != Some(id));
             }
+            Change::PutSchedule(record) => {
+                self.schedules.insert(record.id, (**record).clone());
+            }
+            Change::DeleteSchedule(id) => drop(self.schedules.remove(id)),
             Change::PutAudit(record) => {
                 let counted =
                     |row: &&mut AuditRecord| row.refusal.is_some() && row.refusal == record.refusal;

@@ -49,10 +49,8 @@ impl Driver {
         let Ok(random) = entropy() else { return Reply::Refused(Some(internal())) };
         let verb = if send.parent.is_some() { verb::RETRY } else { verb::SEND };
         let record = self.record(verb, audited::sent(&send), 202);
-        let full = self.store().full();
         self.request_recorded(record, |hub, request, now| {
-            hub.store_full(full);
-            hub.handle_send(request, send, random, now);
+            hub.handle_send(request, send, random, now)
         })
     }
 

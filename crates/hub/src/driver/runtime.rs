@@ -253,6 +253,7 @@ impl Runtime {
     /// One call under the lock. True when the caller has to carry out.
     fn call<T>(&self, act: impl FnOnce(&mut Core, Now) -> T) -> Option<(T, bool)> {
         let mut core = self.lock()?;
+        core.hub.store_full(self.store.full());
         let result = act(&mut core, self.clock.now());
         let carries_out = self.effects.append(std::iter::from_fn(|| core.next_effect()));
         let due = core.hub.poll_timeout();

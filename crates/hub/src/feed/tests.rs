@@ -323,6 +323,25 @@ impl Store for Counting {
     ) -> Reading<bellwire_proto::Page<bellwire_core::record::TokenRecord>> {
         self.store.tokens(page)
     }
+    fn schedule(
+        &self,
+        id: bellwire_proto::ScheduleId,
+    ) -> Reading<Option<bellwire_core::record::ScheduleRecord>> {
+        self.store.schedule(id)
+    }
+    fn schedule_named(
+        &self,
+        name: String,
+    ) -> Reading<Option<bellwire_core::record::ScheduleRecord>> {
+        self.store.schedule_named(name)
+    }
+    fn schedules(
+        &self,
+        of: Option<bellwire_proto::TokenId>,
+        page: crate::store::PageRequest,
+    ) -> Reading<bellwire_proto::Page<bellwire_core::record::ScheduleRecord>> {
+        self.store.schedules(of, page)
+    }
     fn audit(
         &self,
         filter: crate::store::AuditFilter,

@@ -217,6 +217,7 @@ impl LoggedRequest {
             command: named("command").and_then(|name| name.parse().ok()),
             action: named("action").and_then(|name| name.parse().ok()),
             token: named("token").and_then(|name| name.parse().ok()),
+            schedule: named("schedule").and_then(|name| name.parse().ok()),
         }
     }
 }
@@ -239,6 +240,11 @@ fn verb_of(served: &Served, route: &str) -> &'static str {
         (&Method::DELETE, "/v1/devices/{device}") => verb::DEVICE_DELETE,
         (&Method::POST, "/v1/devices/{device}/approve") => verb::DEVICE_APPROVE,
         (&Method::POST, "/v1/enroll") => verb::DEVICE_ENROLL,
+        (&Method::POST, "/v1/schedules") => verb::SCHEDULE_CREATE,
+        (&Method::PATCH, "/v1/schedules/{schedule}") => verb::SCHEDULE_CHANGE,
+        (&Method::DELETE, "/v1/schedules/{schedule}") => verb::SCHEDULE_DELETE,
+        (&Method::POST, "/v1/schedules/{schedule}/pause") => verb::SCHEDULE_PAUSE,
+        (&Method::POST, "/v1/schedules/{schedule}/resume") => verb::SCHEDULE_RESUME,
         (&Method::POST, "/v1/tokens") => verb::TOKEN_CREATE,
         (&Method::DELETE, "/v1/tokens/{token}") => verb::TOKEN_REVOKE,
         (&Method::GET, _) if device => verb::LISTEN,

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bellwire_proto::device::SortKey;
 use bellwire_proto::labels::is_label_key;
-use bellwire_proto::{DeviceId, Seq, TokenId};
+use bellwire_proto::{DeviceId, ScheduleId, Seq, TokenId};
 
 use super::DevicePlace;
 
@@ -32,6 +32,7 @@ enum Position {
     Device(DeviceId),
     Sealed(Vec<u8>),
     Token(TokenId),
+    Schedule(ScheduleId),
     Audit(u64),
     /// The key of a label.
     Key(String),
@@ -49,6 +50,7 @@ const SEQ_V1: u8 = 0x11;
 const DEVICE_V1: u8 = 0x12;
 const SEALED_V1: u8 = 0x17;
 const TOKEN_V1: u8 = 0x13;
+const SCHEDULE_V1: u8 = 0x18;
 const AUDIT_V1: u8 = 0x1a;
 const LAST_SEEN_V1: u8 = 0x14;
 const QUEUED_V1: u8 = 0x15;
@@ -154,6 +156,22 @@ impl Cursor {
         }
     }
 
+    /// In a list of schedules: after this one.
+    pub const fn after_schedule(schedule: ScheduleId) -> Self {
+        Self(Position::Schedule(schedule))
+    }
+
+    /// The schedule, if this is a cursor of schedules.
+    ///
+    /// # Errors
+    /// When it is one of another list.
+    pub const fn schedule(&self) -> Result<ScheduleId, BadCursor> {
+        match &self.0 {
+            Position::Schedule(schedule) => Ok(*schedule),
+            _ => Err(BadCursor),
+        }
+    }
+
     /// In the audit log: after this entry.
     pub const fn after_audit(entry: u64) -> Self {
         Self(Position::Audit(entry))
@@ -179,6 +197,7 @@ impl fmt::Display for Cursor {
             Position::Sealed(bytes) => [&[SEALED_V1][..], bytes].concat(),
             Position::Audit(entry) => [&[AUDIT_V1][..], &entry.to_be_bytes()].concat(),
             Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
+            Position::Schedule(id) => [&[SCHEDULE_V1][..], &id.to_bytes()].concat(),
             Position::Key(key) => [&[KEY_V1][..], key.as_bytes()].concat(),
             Position::Sorted(by, place) => {
                 let kind = if *by == SortKey::Queued { QUEUED_V1 } else { LAST_SEEN_V1 };
@@ -227,6 +246,10 @@ impl FromStr for Cursor {
                 let id = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
                 Position::Token(id.parse().map_err(|_| BadCursor)?)
             }
+            Some((&SCHEDULE_V1, rest)) => {
+                let id = rest.try_into().map_err(|_| BadCursor)?;
+                Position::Schedule(ScheduleId::from_bytes(id))
+            }
             _ => return Err(BadCursor),
         };
         Ok(Self(position))
@@ -245,6 +268,7 @@ mod tests {
             Cursor::after_seq(Seq::new(u64::MAX)),
             Cursor::after_device(device),
             Cursor::after_token(TokenId::from_random([7; 10])),
+            Cursor::after_schedule(ScheduleId::from_parts(7, [7; 10])),
             Cursor::after_audit(9),
             Cursor::after_key("example.com/site".to_owned()),
             Cursor::after_place(

@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bellwire_core::record::{Load, TargetPage, TokenRecord, Txn};
+use bellwire_core::record::{Load, ScheduleRecord, TargetPage, TokenRecord, Txn};
 use bellwire_core::{Recovered, TargetQuery};
 use bellwire_proto::device::LabelCounts;
 use bellwire_proto::limits::STORE_READS_WAITING_MAX;
 use bellwire_proto::{
     AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page,
-    TokenId,
+    ScheduleId, TokenId,
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -57,6 +57,7 @@ mod readers;
 mod recover;
 mod rollouts;
 mod rows;
+mod schedules;
 mod schema;
 mod seal;
 mod select;
@@ -399,6 +400,23 @@ impl Store for SqliteStore {
     fn tokens(&self, page: PageRequest) -> Reading<Page<TokenRecord>> {
         match page.after.map(|cursor| cursor.token()).transpose() {
             Ok(after) => self.read(move |connection| tokens::page(connection, page.limit, after)),
+            Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
+        }
+    }
+
+    fn schedule(&self, id: ScheduleId) -> Reading<Option<ScheduleRecord>> {
+        self.read(move |connection| schedules::by_id(connection, id))
+    }
+
+    fn schedule_named(&self, name: String) -> Reading<Option<ScheduleRecord>> {
+        self.read(move |connection| schedules::by_name(connection, &name))
+    }
+
+    fn schedules(&self, of: Option<TokenId>, page: PageRequest) -> Reading<Page<ScheduleRecord>> {
+        match page.after.map(|cursor| cursor.schedule()).transpose() {
+            Ok(after) => {
+                self.read(move |connection| schedules::page(connection, of, page.limit, after))
+            }
             Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
         }
     }

@@ -71,7 +71,9 @@ fn model(who: &Who, call: &Call, site: &BTreeMap<&str, &str>) -> Answer {
         Who::Operator(scope, actions) => {
             let sees = |d: &str| site.get(d).is_some_and(|s| scope.is_none_or(|scope| scope == *s));
             let sends = call.path.starts_with("/v1/send/");
-            let stops = ["/pause", "/resume", "/abort"].iter().any(|end| call.path.ends_with(end));
+            let of_command = call.path.contains("{command}");
+            let stops = of_command
+                && ["/pause", "/resume", "/abort"].iter().any(|end| call.path.ends_with(end));
             let retries = call.path.ends_with("/retry");
             let cancels = stops || call.method == "DELETE" && call.path.contains("{command}");
             let action = if cancels || retries { "ping" } else { call.action };
@@ -190,6 +192,7 @@ impl Fleet {
         let at = COMMANDS.iter().position(|devices| *devices == call.command).unwrap();
         let path = call.path.replace("{device}", call.device).replace("{action}", call.action);
         let path = path.replace("{command}", &commands[at]).replace("{token}", "aaaaaaaaaaaaaaaa");
+        let path = path.replace("{schedule}", GHOST);
         let query =
             if path.ends_with("/commands") && path.contains("/devices/") { "?wait=0" } else { "" };
         let body = match (call.method.as_str(), call.path) {

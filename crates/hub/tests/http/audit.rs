@@ -62,7 +62,8 @@ fn what_is_done_is_told_with_who_whom_where_and_how_it_ended() {
     let send = all.iter().rev().find(|e| e["verb"] == "send").unwrap();
     assert_eq!(send["actor"], json!({"token": admin.id, "role": "admin"}));
     assert_eq!(send["address"], "127.0.0.1");
-    let object = json!({"device": "kiosk", "command": command, "action": "ping", "token": null});
+    let object = json!({"device": "kiosk", "command": command, "action": "ping", "token": null,
+        "schedule": null});
     assert_eq!(send["object"], object);
     assert_eq!(
         all.last().unwrap()["actor"],
@@ -79,6 +80,43 @@ fn what_is_done_is_told_with_who_whom_where_and_how_it_ended() {
     }
     // The device and its token are gone, and their history is not.
     assert!(hub.logged(&admin, "device=kiosk").contains(&"send 202 1".to_owned()));
+}
+
+#[test]
+fn what_is_done_to_a_schedule_is_told() {
+    let hub = Hub::start();
+    let admin = admin(&hub);
+    let plan = |name: &str, cron: &str| json!({"name": name, "cron": cron, "action": "ping", "target": {"device": "d"}});
+    let made = hub.with_token(&admin, "POST /v1/schedules", &plan("a", "@yearly").to_string());
+    let id = text(&made.json()["id"]).to_owned();
+    for line in ["POST /v1/schedules", "PATCH /v1/schedules/a"] {
+        let body = plan("a", "@monthly").to_string();
+        hub.with_token(&admin, line, &body);
+    }
+    for line in ["a/pause", "a/pause", "a/resume"] {
+        hub.with_token(&admin, &format!("POST /v1/schedules/{line}"), "");
+    }
+    hub.with_token(&admin, "DELETE /v1/schedules/a", "");
+    assert_eq!(
+        hub.logged(&admin, ""),
+        [
+            "token.create 201 1",
+            "schedule.create 201 1",
+            "schedule.create 409 1",
+            "schedule.change 200 1",
+            "schedule.pause 200 1",
+            "schedule.resume 200 1",
+            "schedule.delete 204 1",
+        ],
+        "the second pause changed nothing"
+    );
+    let all = hub.audit(&admin, "");
+    let done =
+        |entry: &&Value| text(&entry["verb"]).starts_with("schedule.") && entry["code"].is_null();
+    for entry in all.iter().filter(done) {
+        assert_eq!(entry["object"]["schedule"], id, "{entry}");
+        assert_eq!(entry["actor"], json!({"token": admin.id, "role": "admin"}), "{entry}");
+    }
 }
 
 #[test]

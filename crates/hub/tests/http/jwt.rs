@@ -79,6 +79,30 @@ fn a_jwt_is_held_to_its_role_and_its_subject_is_who_did_it() {
 }
 
 #[test]
+fn no_jwt_makes_a_schedule_whose_runs_could_not_be_held_to_its_scope() {
+    let (hub, admin, _folder) = closed();
+    let plan = json!({"name": "a", "cron": "@yearly", "action": "ping", "target": {"all": true}})
+        .to_string();
+    for role in [json!({"role": "admin"}), json!({"role": "operator", "select": "site=lyon"})] {
+        let refused = hub.with_token(&jwt(60, role.clone()), "POST /v1/schedules", &plan);
+        assert_eq!((refused.status, refused.code()), (403, "forbidden".to_owned()), "{role}");
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("bellwire token create"), "{role}: {detail}");
+    }
+    let all = "GET /v1/schedules";
+    assert_eq!(hub.with_token(&admin, all, "").json()["items"], json!([]));
+
+    // Those of others it sees and changes as its role allows: whatever it does, they act as who made them.
+    assert_eq!(hub.with_token(&admin, "POST /v1/schedules", &plan).status, 201);
+    let scoped = jwt(60, json!({"role": "operator", "select": "site=lyon"}));
+    assert_eq!(hub.with_token(&scoped, all, "").json()["items"], json!([]));
+    assert_eq!(hub.with_token(&scoped, "DELETE /v1/schedules/a", "").code(), "not_found");
+    let whole = jwt(60, json!({"role": "operator"}));
+    let paused = hub.with_token(&whole, "POST /v1/schedules/a/pause", "").json();
+    assert_eq!((&paused["paused"], &paused["created_by"]), (&json!(true), &json!(admin.id)));
+}
+
+#[test]
 fn a_stream_ends_when_its_jwt_does() {
     let (hub, admin, _folder) = closed();
     hub.with_token(&admin, "PUT /v1/devices/d", "{}");

@@ -23,6 +23,7 @@ mod registry;
 mod reports;
 mod revocation;
 mod rollouts;
+mod schedules;
 mod sending;
 mod streams;
 mod support;

@@ -1,11 +1,13 @@
 //! What must hold of the request parsers whatever they are given. The fuzz targets `http_query` and
 //! `proto_bodies` include this file, so that it says the same there and here.
 
+use bellwire_hub::calendar::Calendar;
 use bellwire_hub::http::bodies::{self, Envelope};
 use bellwire_hub::http::params::{self, Query};
 use bellwire_proto::device::{parse_facts, parse_labels_body};
 use bellwire_proto::limits::{DATA_BYTES_MAX, PAGE_ITEMS, TTL_S, WAIT_S};
-use bellwire_proto::{Action, CommandId, DeviceId, Json, Report};
+use bellwire_proto::merge_patch::merge;
+use bellwire_proto::{Action, CommandId, DeviceId, Json, Report, SchedulePlan};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Path segments, queries and headers: bounds hold, and what was parsed is parsed again when it is
@@ -77,6 +79,18 @@ pub(crate) fn bodies(input: &[u8]) {
     }
     if let Ok(envelope) = Envelope::parse(input, DATA_BYTES_MAX) {
         passed_on(&envelope.data);
+    }
+    if let Ok((plan, _)) = SchedulePlan::parse(input, DATA_BYTES_MAX) {
+        passed_on(&plan.data);
+        let written = serde_json::to_vec(&plan).expect("a plan is JSON");
+        assert_eq!(SchedulePlan::parse(&written, DATA_BYTES_MAX).ok(), Some((plan.clone(), false)));
+        let _ = Calendar::parse(&plan.cron, &plan.timezone);
+    }
+    if let Ok(text) = std::str::from_utf8(input)
+        && Json::parse(text).is_ok()
+    {
+        let merged = merge("{}", text).expect("what is JSON can be merged");
+        assert!(Json::parse(&merged).is_ok(), "{merged}");
     }
     if let Ok(report) = Report::parse(input) {
         let written = serde_json::to_vec(&report).expect("a report is JSON");

@@ -98,6 +98,9 @@ const NAMES: &[&str] = &[
     "ttl_s",
     "labels",
     "session",
+    "name",
+    "cron",
+    "rollout",
 ];
 const VALUES: &[&str] = &[
     "\"running\"",
@@ -110,6 +113,9 @@ const VALUES: &[&str] = &[
     "{}",
     "[1.50, 1e2]",
     "{\"code\":\"x\"}",
+    "\"@daily\"",
+    "{\"all\":true}",
+    "{\"batch\":1}",
     "\"01900000-0000-7000-8000-000000000000\"",
 ];
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bellwire_core::record::{
     AuditRecord, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey, IdempotencyRecord,
-    RolloutRecord, TokenRecord,
+    RolloutRecord, ScheduleRecord, TokenRecord,
 };
 use bellwire_core::{Instant, Now, Recovered};
 use bellwire_hub::store::{
@@ -38,6 +38,7 @@ pub struct View {
     pub deliveries: Vec<DeliveryRecord>,
     pub keys: Vec<IdempotencyRecord>,
     pub tokens: Vec<TokenRecord>,
+    pub schedules: Vec<ScheduleRecord>,
     /// Newest first, without their numbers.
     pub audit: Vec<AuditEntry>,
 }
@@ -177,6 +178,7 @@ impl Model {
             deliveries: disk.deliveries.values().cloned().collect(),
             keys: disk.keys.values().cloned().collect(),
             tokens: disk.tokens.values().cloned().collect(),
+            schedules: disk.schedules.values().cloned().collect(),
             audit: disk.audit.iter().rev().map(entry).collect(),
         }
     }
@@ -208,6 +210,7 @@ impl Kit {
             tokens: read(self.store.tokens(all.clone())).items,
             audit: audit.map(|entry| AuditEntry { id: 0, ..entry }).collect(),
             devices: self.devices(&DeviceFilter::default(), 1_000_000),
+            schedules: read(self.store.schedules(None, all.clone())).items,
             commands,
             shown,
             deliveries: universe.disk.deliveries.keys().filter_map(one).collect(),

@@ -67,6 +67,7 @@ pub(super) fn recover(connection: &mut Connection, now: Now) -> Result<Recovered
         )?,
         jobs: jobs(&transaction)?,
         admin_tokens: super::tokens::admins(&transaction)?,
+        schedules: super::schedules::all(&transaction)?,
     };
     transaction.commit()?;
     Ok(recovered)

@@ -14,7 +14,7 @@ pub(super) const APPLICATION_ID: i32 = 0x6277_6972;
 
 /// Each makes version n+1 of version n, in the transaction that also writes the new version
 /// (`PRAGMA user_version`). One that was released is never changed; another is added behind it.
-const MIGRATIONS: [&str; 7] = [V1, V2, V3, V4, V5, V6, V7];
+const MIGRATIONS: [&str; 8] = [V1, V2, V3, V4, V5, V6, V7, V8];
 
 /// The version that this program reads and writes.
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -26,6 +26,7 @@ const V4: &str = include_str!("migrations/v4.sql");
 const V5: &str = include_str!("migrations/v5.sql");
 const V6: &str = include_str!("migrations/v6.sql");
 const V7: &str = include_str!("migrations/v7.sql");
+const V8: &str = include_str!("migrations/v8.sql");
 
 /// Where the file is, and through which of SQLite's file systems it is reached.
 #[derive(Debug, Clone)]

@@ -19,6 +19,7 @@ use super::checkpoint::Checkpoint;
 use super::purge::Purge;
 use super::rollouts;
 use super::rows::{self, instant_ms, int, ms};
+use super::schedules;
 use super::tokens;
 use crate::store::{StoreError, StoreEvents};
 
@@ -136,6 +137,8 @@ struct Statements<'c> {
     put_last_used: Statement<'c>,
     delete_token: Statement<'c>,
     delete_tokens_of: Statement<'c>,
+    put_schedule: Statement<'c>,
+    delete_schedule: Statement<'c>,
     audit: AuditWriter<'c>,
 }
 
@@ -183,6 +186,8 @@ impl<'c> Statements<'c> {
                 .prepare("UPDATE tokens SET last_used_at = ?2 WHERE id = ?1")?,
             delete_token: connection.prepare("DELETE FROM tokens WHERE id = ?1")?,
             delete_tokens_of: connection.prepare("DELETE FROM tokens WHERE device = ?1")?,
+            put_schedule: connection.prepare(schedules::PUT_SCHEDULE)?,
+            delete_schedule: connection.prepare("DELETE FROM schedules WHERE id = ?1")?,
             audit: AuditWriter::new(connection)?,
         })
     }
@@ -295,6 +300,8 @@ impl<'c> Statements<'c> {
             }
             Change::DeleteToken(token) => self.delete_token.execute([token.as_str()]),
             Change::DeleteTokensOf(device) => self.delete_tokens_of.execute([device.as_str()]),
+            Change::PutSchedule(row) => schedules::put_schedule(&mut self.put_schedule, row),
+            Change::DeleteSchedule(id) => self.delete_schedule.execute([id.to_bytes()]),
             Change::PutAudit(record) => return self.audit.put(record),
         }
         .map(drop)

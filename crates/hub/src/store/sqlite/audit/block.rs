@@ -7,7 +7,9 @@
 //! base 128, the lowest seven bits first (LEB128); a text is its length and its UTF-8.
 
 use bellwire_core::record::AuditRecord;
-use bellwire_proto::{Actor, AuditEntry, AuditObject, Code, CommandId, RoleName, Timestamp};
+use bellwire_proto::{
+    Actor, AuditEntry, AuditObject, Code, CommandId, RoleName, ScheduleId, Timestamp,
+};
 
 /// Entries of one block at most. A reader of one entry decodes as many.
 pub(super) const BLOCK_ENTRIES_MAX: u64 = 256;
@@ -30,6 +32,7 @@ mod part {
     pub(super) const ADDRESS: u64 = 1 << 7;
     pub(super) const ACTION: u64 = 1 << 8;
     pub(super) const CODE: u64 = 1 << 9;
+    pub(super) const SCHEDULE: u64 = 1 << 10;
 }
 
 /// A block that fills up.
@@ -61,6 +64,7 @@ impl Block {
         let mut parts = given(part::DEVICE, object.device.is_some())
             | given(part::COMMAND, object.command.is_some())
             | given(part::TOKEN, object.token.is_some())
+            | given(part::SCHEDULE, object.schedule.is_some())
             | given(part::COUNT, *count != 1);
         parts |= if repeated {
             part::REPEATED
@@ -84,6 +88,9 @@ impl Block {
         }
         if let Some(token) = object.token {
             put_text(out, token.as_str());
+        }
+        if let Some(schedule) = object.schedule {
+            out.extend_from_slice(&schedule.to_bytes());
         }
         if *count != 1 {
             put_number(out, *count);
@@ -174,8 +181,9 @@ impl<'a> Entries<'a> {
         self.at_ms = self.at_ms.wrapping_add(self.number()?);
         let (at, id) = (Timestamp::from_unix_ms(self.at_ms), self.next_id);
         let device = if has(part::DEVICE) { Some(self.text()?.parse().ok()?) } else { None };
-        let command = if has(part::COMMAND) { Some(self.command()?) } else { None };
+        let command = if has(part::COMMAND) { Some(self.id()?) } else { None };
         let token = if has(part::TOKEN) { Some(self.text()?.parse().ok()?) } else { None };
+        let schedule = if has(part::SCHEDULE) { Some(self.id()?) } else { None };
         let count = if has(part::COUNT) { self.number()? } else { 1 };
         if !has(part::REPEATED) {
             self.full = Some(self.repeatable(parts)?);
@@ -183,7 +191,9 @@ impl<'a> Entries<'a> {
         self.next_id = self.next_id.saturating_add(1);
         let mut entry = self.full.clone()?;
         (entry.id, entry.at, entry.count) = (id, at, count);
-        entry.object = AuditObject { device, command, token, ..entry.object };
+        let (command, schedule) =
+            (command.map(CommandId::from_bytes), schedule.map(ScheduleId::from_bytes));
+        entry.object = AuditObject { device, command, token, schedule, ..entry.object };
         Some(entry)
     }
 
@@ -235,10 +245,10 @@ impl<'a> Entries<'a> {
         std::str::from_utf8(text).ok()
     }
 
-    fn command(&mut self) -> Option<CommandId> {
+    fn id(&mut self) -> Option<[u8; 16]> {
         let (bytes, rest) = self.bytes.split_first_chunk()?;
         self.bytes = rest;
-        Some(CommandId::from_bytes(*bytes))
+        Some(*bytes)
     }
 }
 
@@ -286,7 +296,7 @@ mod tests {
                 device: Some("kiosk-7".parse().unwrap()),
                 command: Some(CommandId::from_parts(at_ms, [7; 10])),
                 action: Some("ping".parse().unwrap()),
-                token: None,
+                ..AuditObject::default()
             },
             status: 202,
             code: None,
@@ -308,6 +318,7 @@ mod tests {
         (other.actor, other.address, other.object) = Default::default();
         (other.code, other.count, other.status) = (Some(Code::NotFound), u64::MAX, 404);
         other.object.token = Some(bellwire_proto::TokenId::from_random([3; 10]));
+        other.object.schedule = Some(ScheduleId::from_parts(9, [9; 10]));
         // The third is of a clock that was set back.
         let records = [record(1_900_000_000_000), other, record(1_899_999_999_999)];
         let records = [&records[..], &vec![record(1_900_000_000_002); 100]].concat();

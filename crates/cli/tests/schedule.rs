@@ -1,0 +1,142 @@
+//! `bellwire schedule` against a real hub.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is the failure message of a test"
+)]
+
+use std::process::{Command, Output};
+
+use bellwire_testkit::Program;
+use serde_json::Value;
+
+const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+
+/// A hub, and a user's home, on a folder of their own.
+struct Hub {
+    folder: tempfile::TempDir,
+    _program: Program,
+    url: String,
+}
+
+impl Hub {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, address) = Program::serve_anywhere(BELLWIRE, &folder.path().join("hub"));
+        Self { folder, _program: program, url: format!("http://{address}") }
+    }
+
+    /// The program, deaf to what the surroundings set; its exit code, its output and its errors.
+    fn run(&self, args: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(BELLWIRE);
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if name.starts_with("BELLWIRE_") || name.to_lowercase().ends_with("_proxy") {
+                command.env_remove(name);
+            }
+        }
+        command.arg("schedule").args(args).env("HOME", self.folder.path());
+        command.env_remove("XDG_CONFIG_HOME").env("NO_PROXY", "127.0.0.1");
+        let Output { status, stdout, stderr } =
+            command.env("BELLWIRE_HUB", &self.url).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (status.code().unwrap(), text(stdout), text(stderr))
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let (code, stdout, stderr) = self.run(&[args, &["--json"]].concat());
+        assert_eq!(code, 0, "{args:?}: {stderr}");
+        serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}"))
+    }
+}
+
+#[test]
+fn a_schedule_is_made_with_its_next_three_times_and_then_listed_paused_resumed_and_deleted() {
+    let hub = Hub::start();
+    let (_, _, empty) = hub.run(&["list"]);
+    assert!(empty.contains("schedule create"), "{empty}");
+    let create = ["create", "nightly", "0 3 * * *", "backup", "-l", "site=lyon,!spare"];
+    let (code, stdout, stderr) = hub.run(&[&create[..], &["--timezone", "Europe/Paris"]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    let next = stdout.lines().find(|line| line.contains("next ")).unwrap();
+    assert_eq!(next.matches(":00:00.000Z").count(), 3, "{stdout}");
+    assert!(stdout.contains("backup to what matches site=lyon,!spare"), "{stdout}");
+
+    let shown = hub.json(&["show", "nightly"]);
+    assert_eq!(shown["timezone"], "Europe/Paris");
+    assert_eq!(shown["target"]["select"], "site=lyon,!spare");
+    assert!(next.contains(shown["next_at"].as_str().unwrap()), "{next} {shown}");
+    let (_, table, _) = hub.run(&["list"]);
+    assert!(table.lines().nth(1).unwrap().starts_with("nightly "), "{table}");
+
+    let (_, paused, _) = hub.run(&["pause", "nightly"]);
+    assert!(paused.contains("paused"), "{paused}");
+    assert_eq!(hub.json(&["list"])["paused"], true);
+    assert_eq!(hub.json(&["resume", shown["id"].as_str().unwrap()])["next_at"], shown["next_at"]);
+    assert_eq!(hub.json(&["delete", "nightly"])["deleted"], "nightly");
+    let (code, _, stderr) = hub.run(&["show", "nightly"]);
+    assert!(code == 1 && stderr.contains("bellwire schedule list"), "{code} {stderr}");
+}
+
+#[test]
+fn what_is_given_is_what_the_hub_gets() {
+    let hub = Hub::start();
+    let made = hub.json(&[
+        "create",
+        "patch",
+        "30 2 * * SUN",
+        "update",
+        r#"{"version":1.50}"#,
+        "--device",
+        "b",
+        "--device",
+        "a",
+        "--ttl",
+        "1d",
+        "--run-timeout",
+        "10m",
+        "--batch",
+        "10%",
+        "--overlap",
+        "queue",
+        "--missed",
+        "once",
+        "--paused",
+    ]);
+    for (member, value) in [
+        ("cron", serde_json::json!("30 2 * * SUN")),
+        ("target", serde_json::json!({"devices": ["a", "b"]})),
+        ("ttl_s", 86_400.into()),
+        ("run_timeout_s", 600.into()),
+        ("rollout", serde_json::json!({"batch": "10%"})),
+        ("overlap", "queue".into()),
+        ("missed", "once".into()),
+        ("paused", true.into()),
+        ("timezone", "UTC".into()),
+    ] {
+        assert_eq!(made[member], value, "{member}: {made}");
+    }
+    let (_, whole, _) = hub.run(&["show", "patch", "--json"]);
+    assert!(whole.contains(r#""data":{"version":1.50}"#), "to the digit: {whole}");
+    let text = hub.json(&["create", "note", "@daily", "note", "buy milk", "--all"]);
+    assert_eq!((&text["data"], &text["target"]["all"]), (&"buy milk".into(), &true.into()));
+}
+
+#[test]
+fn a_mistake_is_told_with_what_would_be_right() {
+    let hub = Hub::start();
+    for (args, code, says) in [
+        (&["create", "x", "@daily", "ping"][..], 2, "--all"),
+        (&["create", "x", "@daily", "ping", "--all", "-l", "a"], 2, "cannot be used with"),
+        (&["create", "x y", "@daily", "ping", "--all"], 2, "named by"),
+        (&["create", "x", "@daily", "ping", "{bad", "--all"], 2, "begins like JSON"),
+        (&["create", "x", "60 * * * *", "ping", "--all"], 2, "minute"),
+        (&["create", "x", "@daily", "ping", "--all", "--timezone", "Paris"], 2, "Europe/Paris"),
+        (&["create", "x", "@daily", "ping", "--all", "--batch", "0%"], 2, "batch"),
+        (&["delete", "nothing"], 1, "nothing"),
+    ] {
+        let (found, stdout, stderr) = hub.run(args);
+        assert!(found == code && stderr.contains(says), "{args:?}: {found} {stdout} {stderr}");
+    }
+}

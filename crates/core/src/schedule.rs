@@ -1,0 +1,383 @@
+//! Schedules: which times are due, and which of them are run. Contract, section 3, "Schedules".
+//!
+//! All schedules of a hub are in memory; there are few. A schedule decides its times one after the other: its row says up
+//! to which time that is done (`decided_at`, which never falls), so that neither a crash nor a clock
+//! that is set back decides one twice. A time that is to be run is in the row, as `run`, before anything is done about
+//! it, and leaves it in the transaction that stores its command; so a run that was decided is made once.
+//!
+//! What a run goes through is in `hub/schedules.rs`. No store here, and no calendar: that is handed in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bellwire_proto::limits::{SCHEDULE_LATE, SCHEDULE_RETRY_EVERY, SCHEDULES_MAX};
+use bellwire_proto::{Code, CommandId, Missed, Problem, ScheduleId, Skipped, Timestamp, TokenId};
+
+use crate::config::Calendar;
+use crate::ids::RequestId;
+use crate::io::ScheduleOp;
+use crate::record::ScheduleRecord;
+use crate::time::{Instant, Now, earliest};
+
+/// The two highest bits of a request of the hub's own: a driver counts its requests, and never comes here.
+const OWN_REQUESTS: u64 = 0b10 << 62;
+
+/// All schedules of a hub.
+#[derive(Debug, Default)]
+pub(crate) struct Schedules {
+    entries: BTreeMap<ScheduleId, Entry>,
+    /// The next time of each that is not paused and has no run under way.
+    due: BTreeSet<(Timestamp, ScheduleId)>,
+    /// Runs that wait for another try.
+    retries: BTreeSet<(Instant, ScheduleId)>,
+    /// Runs under way, by the request that the hub makes for each.
+    runs: BTreeMap<RequestId, ScheduleId>,
+    last_request: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: ScheduleRecord,
+    /// The next time, while it is in `due`.
+    next: Option<Timestamp>,
+    /// When the run is tried again, while it is in `retries`.
+    retry_at: Option<Instant>,
+    /// Why its last try failed.
+    failure: Option<Code>,
+}
+
+/// What a schedule has decided.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    /// Its row, if that has changed.
+    pub(crate) record: Option<ScheduleRecord>,
+    /// The request of a run that begins.
+    pub(crate) run: Option<RequestId>,
+}
+
+impl Schedules {
+    /// Those that a hub found when it started. Runs that were decided go on.
+    pub(crate) fn recovered(records: Vec<ScheduleRecord>, calendar: Calendar) -> Self {
+        let mut schedules = Self::default();
+        for record in records {
+            let id = record.id;
+            let runs = record.run.is_some();
+            let entry = Entry { record, next: None, retry_at: None, failure: None };
+            schedules.entries.insert(id, entry);
+            if runs {
+                schedules.retry(id, Instant::default());
+            }
+            schedules.plan(id, calendar);
+        }
+        schedules
+    }
+
+    pub(crate) fn record(&self, id: ScheduleId) -> Option<&ScheduleRecord> {
+        self.entries.get(&id).map(|entry| &entry.record)
+    }
+
+    /// Runs under way, in entries.
+    pub(crate) fn len(&self) -> usize {
+        self.runs.len() + self.retries.len()
+    }
+
+    /// When [`Schedules::decide`] is to be called, by the clock of the times and by that of the tries.
+    pub(crate) fn deadlines(&self) -> (Option<Timestamp>, Option<Instant>) {
+        (self.due.first().map(|(at, _)| *at), self.retries.first().map(|(at, _)| *at))
+    }
+
+    // --- Times ---
+
+    /// Sets when a schedule is due next.
+    fn plan(&mut self, id: ScheduleId, calendar: Calendar) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if let Some(at) = entry.next.take() {
+            self.due.remove(&(at, id));
+        }
+        let record = &entry.record;
+        // With a run under way the next time waits; of one that is tried again it is the end.
+        if record.paused || (record.run.is_some() && entry.failure.is_none()) {
+            return;
+        }
+        entry.next = calendar.next(&record.plan, record.decided_at);
+        self.due.extend(entry.next.map(|at| (at, id)));
+    }
+
+    /// Decides what is due, of one schedule; `None` when nothing is.
+    pub(crate) fn decide(&mut self, calendar: Calendar, now: Now) -> Option<Decided> {
+        if let Some((_, id)) = self.due.first().filter(|(at, _)| *at <= now.wall).copied() {
+            return Some(self.decide_times(id, calendar, now));
+        }
+        let (_, id) = self.retries.first().filter(|(at, _)| *at <= now.instant).copied()?;
+        Some(Decided { record: None, run: self.begin(id, calendar) })
+    }
+
+    fn decide_times(&mut self, id: ScheduleId, calendar: Calendar, now: Now) -> Decided {
+        let due = self.entries.get(&id).and_then(|entry| last_due(entry, calendar, now.wall));
+        let (Some(at), Some(entry)) = (due, self.entries.get_mut(&id)) else {
+            // The rules of its zone have changed: it is due another time.
+            self.plan(id, calendar);
+            return Decided { record: None, run: None };
+        };
+        let record = &mut entry.record;
+        // The next time has come: the run before it is given up.
+        if let Some(at) = record.run.take() {
+            let code = entry.failure.take().unwrap_or(Code::Internal);
+            record.skipped = Some(Skipped { at, reason: code.as_str().to_owned() });
+        }
+        if let Some(retry_at) = entry.retry_at.take() {
+            self.retries.remove(&(retry_at, id));
+        }
+        record.decided_at = at;
+        let late = now.wall.since(at) > SCHEDULE_LATE;
+        if late && record.plan.missed == Missed::None {
+            record.skipped = Some(Skipped { at, reason: "missed".to_owned() });
+        } else {
+            record.run = Some(at);
+        }
+        let (record, runs) = (Some(record.clone()), record.run.is_some());
+        self.plan(id, calendar);
+        Decided { record, run: if runs { self.begin(id, calendar) } else { None } }
+    }
+
+    // --- Runs ---
+
+    /// Gives a run that was decided its request.
+    fn begin(&mut self, id: ScheduleId, calendar: Calendar) -> Option<RequestId> {
+        let entry = self.entries.get_mut(&id)?;
+        if let Some(at) = entry.retry_at.take() {
+            self.retries.remove(&(at, id));
+        }
+        entry.failure = None;
+        self.last_request += 1;
+        let request = RequestId(OWN_REQUESTS | self.last_request);
+        self.runs.insert(request, id);
+        self.plan(id, calendar);
+        Some(request)
+    }
+
+    fn retry(&mut self, id: ScheduleId, at: Instant) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.retry_at = Some(at);
+            self.retries.insert((at, id));
+        }
+    }
+
+    /// Whether a request is the hub's own.
+    pub(crate) fn owns(request: RequestId) -> bool {
+        request.0 >> 62 == OWN_REQUESTS >> 62
+    }
+
+    /// The schedule of a run under way, and the time that is run.
+    pub(crate) fn of_run(&self, request: RequestId) -> Option<(&ScheduleRecord, Timestamp)> {
+        let record = self.record(*self.runs.get(&request)?)?;
+        Some((record, record.run?))
+    }
+
+    /// The command of a run is being stored, or was found stored: the row that goes with it.
+    pub(crate) fn stored(
+        &mut self,
+        id: ScheduleId,
+        at: Timestamp,
+        command: CommandId,
+    ) -> Option<ScheduleRecord> {
+        let record = &mut self.entries.get_mut(&id)?.record;
+        record.run = record.run.filter(|run| *run != at);
+        record.last = Some((at, command));
+        Some(record.clone())
+    }
+
+    /// A run has ended, whatever it came to.
+    pub(crate) fn end(&mut self, request: RequestId, calendar: Calendar) {
+        if let Some(id) = self.runs.remove(&request) {
+            self.plan(id, calendar);
+        }
+    }
+
+    /// The time of a run is left out: the row.
+    pub(crate) fn skip(
+        &mut self,
+        request: RequestId,
+        reason: &str,
+        calendar: Calendar,
+    ) -> Option<ScheduleRecord> {
+        let id = self.runs.remove(&request)?;
+        let record = &mut self.entries.get_mut(&id)?.record;
+        let at = record.run.take()?;
+        record.skipped = Some(Skipped { at, reason: reason.to_owned() });
+        let record = record.clone();
+        self.plan(id, calendar);
+        Some(record)
+    }
+
+    /// A run could not be stored now, and is tried again.
+    pub(crate) fn try_again(
+        &mut self,
+        request: RequestId,
+        code: Code,
+        calendar: Calendar,
+        now: Instant,
+    ) {
+        let Some(id) = self.runs.remove(&request) else { return };
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.failure = Some(code);
+        }
+        self.retry(id, now.after(SCHEDULE_RETRY_EVERY));
+        self.plan(id, calendar);
+    }
+
+    /// Nothing is decided any more.
+    pub(crate) fn abandon(&mut self) {
+        *self = Self::default();
+    }
+
+    // --- What operators do ---
+
+    /// Makes, changes, pauses or deletes one. Returns the row, `None` when it is deleted or stays as it is.
+    ///
+    /// # Errors
+    /// `not_found`, `conflict`, `rate_limited`.
+    pub(crate) fn change(
+        &mut self,
+        op: ScheduleOp,
+        calendar: Calendar,
+        now: Timestamp,
+    ) -> Result<Option<ScheduleRecord>, Problem> {
+        let id = op.id();
+        match op {
+            ScheduleOp::Create(record) => {
+                if self.entries.len() >= SCHEDULES_MAX {
+                    let detail =
+                        format!("a hub has at most {SCHEDULES_MAX} schedules; delete some");
+                    return Err(Problem::new(Code::RateLimited, detail));
+                }
+                self.check_name(&record.plan.name, id)?;
+                let record =
+                    ScheduleRecord { created_at: now, decided_at: now, version: 1, ..*record };
+                let entry = Entry { record, next: None, retry_at: None, failure: None };
+                self.entries.insert(id, entry);
+            }
+            ScheduleOp::Change { plan, paused, version, .. } => {
+                self.check_name(&plan.name, id)?;
+                let record = self.record_mut(id)?;
+                if record.version != version {
+                    let detail =
+                        "the schedule was changed meanwhile; read it again, and change that";
+                    return Err(Problem::new(Code::Conflict, detail));
+                }
+                set_paused(record, paused, now)?;
+                let timing = |plan: &bellwire_proto::SchedulePlan| {
+                    (plan.cron.clone(), plan.timezone.clone())
+                };
+                if timing(&plan) != timing(&record.plan) {
+                    record.decided_at = record.decided_at.max(now);
+                }
+                record.plan = *plan;
+                record.version += 1;
+            }
+            ScheduleOp::Pause { paused, .. } => {
+                let record = self.record_mut(id)?;
+                if !set_paused(record, paused, now)? {
+                    return Ok(None);
+                }
+                record.version += 1;
+            }
+            ScheduleOp::Delete(_) => {
+                self.record_mut(id)?;
+                if let Some(entry) = self.entries.remove(&id) {
+                    self.due.retain(|(_, of)| *of != id || entry.next.is_none());
+                    self.retries.retain(|(_, of)| *of != id || entry.retry_at.is_none());
+                }
+                return Ok(None);
+            }
+        }
+        self.plan(id, calendar);
+        Ok(self.record(id).cloned())
+    }
+
+    /// Those of a token, or of nobody, act no more: their rows. What has begun of a run goes on.
+    pub(crate) fn suspend_all_of(
+        &mut self,
+        token: Option<TokenId>,
+        calendar: Calendar,
+    ) -> Vec<ScheduleRecord> {
+        let of = |entry: &&Entry| entry.record.created_by == token && entry.record.reason.is_none();
+        let ids: Vec<ScheduleId> = self.entries.values().filter(of).map(|e| e.record.id).collect();
+        ids.into_iter().filter_map(|id| self.suspend(id, calendar)).collect()
+    }
+
+    /// One that may act no more: its row. A run that has its request is the caller's to end.
+    pub(crate) fn suspend(&mut self, id: ScheduleId, calendar: Calendar) -> Option<ScheduleRecord> {
+        let record = &mut self.entries.get_mut(&id)?.record;
+        record.paused = true;
+        record.reason = Some(match record.created_by {
+            Some(token) => format!("the token {token} was revoked or has expired"),
+            None => "it was made without a token, and the hub is open no more".to_owned(),
+        });
+        record.version += 1;
+        let record = record.clone();
+        self.plan(id, calendar);
+        Some(record)
+    }
+
+    fn record_mut(&mut self, id: ScheduleId) -> Result<&mut ScheduleRecord, Problem> {
+        self.entries.get_mut(&id).map(|entry| &mut entry.record).ok_or_else(|| {
+            let detail = "no schedule has this id or name; see them with bellwire schedule list";
+            Problem::new(Code::NotFound, detail)
+        })
+    }
+
+    fn check_name(&self, name: &str, id: ScheduleId) -> Result<(), Problem> {
+        let taken = |entry: &Entry| entry.record.plan.name == name && entry.record.id != id;
+        if !self.entries.values().any(taken) {
+            return Ok(());
+        }
+        let detail = "a schedule of this name exists; take another name, or change that one";
+        Err(Problem::new(Code::Conflict, detail))
+    }
+}
+
+/// Pauses or resumes it; false when that is how it is.
+fn set_paused(record: &mut ScheduleRecord, paused: bool, now: Timestamp) -> Result<bool, Problem> {
+    if record.paused == paused {
+        return Ok(false);
+    }
+    if let Some(reason) = record.reason.as_ref().filter(|_| !paused) {
+        let detail =
+            format!("{reason}, and the schedule acts for it; make it anew, and delete this");
+        return Err(Problem::new(Code::Conflict, detail));
+    }
+    record.paused = paused;
+    if !paused {
+        record.decided_at = record.decided_at.max(now);
+    }
+    Ok(true)
+}
+
+/// The last time that is due, of those that are not decided. Times may be many after a long stop, so they are not walked
+/// through: that a time is due after `from` is true up to the last one but one, and false from there on.
+fn last_due(entry: &Entry, calendar: Calendar, now: Timestamp) -> Option<Timestamp> {
+    let ScheduleRecord { plan, decided_at, .. } = &entry.record;
+    let due_after = |from| calendar.next(plan, from).filter(|at| *at <= now);
+    let first = due_after(*decided_at)?;
+    let Some(second) = due_after(first) else { return Some(first) };
+    let (mut last, mut none_after) = (second, now.unix_ms());
+    while none_after.saturating_sub(last.unix_ms()) > 1 {
+        let middle = last.unix_ms().midpoint(none_after);
+        match due_after(Timestamp::from_unix_ms(middle)) {
+            Some(at) => last = at,
+            None => none_after = middle,
+        }
+    }
+    Some(last)
+}
+
+/// The earlier deadline, as an instant.
+pub(crate) fn deadline(schedules: &Schedules, now: Option<Now>) -> Option<Instant> {
+    let (due, retry) = schedules.deadlines();
+    // Without a reading of the clocks: as soon as there is one.
+    let due = due.map(|at| now.map_or(Instant::default(), |now| now.instant_of(at)));
+    earliest(due, retry)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+//! A schedule: a command that is stored again and again, at the times of a cron expression. Contract, section 3.
+//!
+//! What an expression and a zone mean is not known here: the hub reads them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::id::{Action, CommandId, DeviceId, InvalidName};
+use crate::json::Json;
+use crate::limits::{RUN_TIMEOUT_S, Range, SCHEDULE_NAME_CHARS_MAX, TTL_S};
+use crate::members::Members;
+use crate::problem::{Code, Problem};
+use crate::rollout::RolloutPlan;
+use crate::selector::Selector;
+use crate::time::Timestamp;
+
+/// The identity of a schedule: a UUIDv7, as of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ScheduleId(CommandId);
+
+impl ScheduleId {
+    /// Makes an id from the Unix time in milliseconds and random bits, as [`CommandId::from_parts`] does.
+    pub fn from_parts(unix_ms: u64, random: [u8; 10]) -> Self {
+        Self(CommandId::from_parts(unix_ms, random))
+    }
+
+    /// The 16 bytes, as a store holds them.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_bytes()
+    }
+
+    /// The id that [`ScheduleId::to_bytes`] gave.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(CommandId::from_bytes(bytes))
+    }
+}
+
+impl FromStr for ScheduleId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for ScheduleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for ScheduleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for ScheduleId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ScheduleId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        CommandId::deserialize(deserializer).map(Self)
+    }
+}
+
+/// What a schedule does at a time when the command of its last run has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// The time is left out.
+    #[default]
+    Skip,
+    /// The command is stored all the same, and waits in the queue of each device.
+    Queue,
+}
+
+/// What a schedule does about times that have passed while the hub was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missed {
+    /// They are left out.
+    #[default]
+    None,
+    /// The last of them is run.
+    Once,
+}
+
+/// The devices that a schedule is for; who they are is looked up at each run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleTarget {
+    /// One device.
+    Device(DeviceId),
+    /// Several.
+    Devices(Vec<DeviceId>),
+    /// Those that a selector matches, as it was written.
+    Select(String),
+    /// All; always `true`.
+    All(bool),
+}
+
+/// What is requested of a schedule: everything that its creator chooses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SchedulePlan {
+    /// Its name, unique in a hub.
+    pub name: String,
+    /// The expression.
+    pub cron: String,
+    /// The zone in whose local time it is due.
+    pub timezone: String,
+    /// What the devices are to do.
+    pub action: Action,
+    /// The action's data.
+    pub data: Json,
+    /// Which devices.
+    pub target: ScheduleTarget,
+    /// The time to live of each command; zero is "only devices that are online".
+    pub ttl_s: Option<u64>,
+    /// Its run clock.
+    pub run_timeout_s: Option<u64>,
+    /// How each is rolled out, as it was written.
+    pub rollout: Option<Json>,
+    /// What is done while the last has not ended.
+    pub overlap: Overlap,
+    /// What is done about times that have passed.
+    pub missed: Missed,
+}
+
+/// A time that a schedule has left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The time.
+    pub at: Timestamp,
+    /// Why: `overlap`, `missed`, or the code of a problem.
+    pub reason: String,
+}
+
+/// A schedule, as the API shows it. All members are always written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Its identity.
+    pub id: ScheduleId,
+    /// Its name, unique in a hub.
+    pub name: String,
+    /// The expression.
+    pub cron: String,
+    /// The zone in whose local time it is due.
+    pub timezone: String,
+    /// What the devices are to do.
+    pub action: Action,
+    /// The action's data.
+    pub data: Json,
+    /// Which devices.
+    pub target: ScheduleTarget,
+    /// The time to live of each command; `None` is the default.
+    pub ttl_s: Option<u64>,
+    /// Its run clock; `None` is the default.
+    pub run_timeout_s: Option<u64>,
+    /// How each is rolled out, as it was written.
+    pub rollout: Option<Json>,
+    /// What is done while the last has not ended.
+    pub overlap: Overlap,
+    /// What is done about times that have passed.
+    pub missed: Missed,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// Why it was paused, unless an operator did.
+    pub reason: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The id of the token that made it, on whose behalf it acts.
+    pub created_by: Option<String>,
+    /// The next time; `None` while it is paused.
+    pub next_at: Option<Timestamp>,
+    /// The next times, as many as are shown.
+    pub upcoming: Vec<Timestamp>,
+    /// The time of the last run.
+    pub last_at: Option<Timestamp>,
+    /// The command of the last run.
+    pub last_command: Option<CommandId>,
+    /// The last time that was left out.
+    pub skipped: Option<Skipped>,
+}
+
+impl SchedulePlan {
+    /// Reads the body of `POST /v1/schedules`, and whether it is to begin paused. What the expression and the zone mean
+    /// is the hub's to check.
+    ///
+    /// # Errors
+    /// `bad_request`, `unknown_field`; `payload_too_large` when `data` exceeds `data_bytes_max`.
+    pub fn parse(body: &[u8], data_bytes_max: usize) -> Result<(Self, bool), Problem> {
+        let mut members = Members::parse(body)?;
+        let data = members.take_json("data")?.unwrap_or_default();
+        if data.as_str().len() > data_bytes_max {
+            let detail = format!(
+                "the data is longer than {data_bytes_max} bytes, which is data_bytes_max of the hub"
+            );
+            return Err(Problem::new(Code::PayloadTooLarge, detail));
+        }
+        let rollout = members.take_json("rollout")?.filter(|rollout| !rollout.is_null());
+        if let Some(text) = &rollout {
+            rollout_of(text)?;
+        }
+        let plan = Self {
+            name: name(members.require("name")?)?,
+            cron: members.require("cron")?,
+            timezone: members.take("timezone")?.unwrap_or_else(|| "UTC".to_owned()),
+            action: members.require("action")?,
+            data,
+            target: ScheduleTarget::take(&mut members)?,
+            ttl_s: seconds(&mut members, "ttl_s", Range { min: 0, ..TTL_S })?,
+            run_timeout_s: seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
+            rollout,
+            overlap: members.take("overlap")?.unwrap_or_default(),
+            missed: members.take("missed")?.unwrap_or_default(),
+        };
+        let paused = members.take("paused")?.unwrap_or_default();
+        members.finish()?;
+        Ok((plan, paused))
+    }
+
+    /// How each command is rolled out.
+    pub fn rollout(&self) -> Option<RolloutPlan> {
+        // It was read once when the plan was.
+        self.rollout.as_ref().and_then(|text| rollout_of(text).ok())
+    }
+}
+
+impl ScheduleTarget {
+    fn take(members: &mut Members<'_>) -> Result<Self, Problem> {
+        let mut target = members
+            .take_members("target")?
+            .ok_or_else(|| Problem::bad_request("member \"target\" is missing"))?;
+        let device: Option<DeviceId> = target.take("device")?;
+        let devices: Option<Vec<DeviceId>> = target.take("devices")?;
+        let select: Option<String> = target.take("select")?;
+        let all: Option<bool> = target.take("all")?;
+        target.finish()?;
+        match (device, devices, select, all) {
+            (Some(device), None, None, None) => Ok(Self::Device(device)),
+            (None, Some(mut devices), None, None) => {
+                devices.sort_unstable();
+                devices.dedup();
+                match devices.is_empty() {
+                    true => Err(Problem::bad_request("target has an empty list of devices")),
+                    false => Ok(Self::Devices(devices)),
+                }
+            }
+            (None, None, Some(select), None) => {
+                let parsed = select.parse::<Selector>();
+                let parsed =
+                    parsed.map_err(|e| Problem::bad_request(format!("member select: {e}")))?;
+                match parsed.requirements().is_empty() {
+                    true => Err(Problem::bad_request(
+                        "the selector is empty; for every device the target is {\"all\":true}",
+                    )),
+                    false => Ok(Self::Select(select)),
+                }
+            }
+            (None, None, None, Some(true)) => Ok(Self::All(true)),
+            _ => Err(Problem::bad_request(
+                "target is exactly one of {\"device\":\"x\"}, {\"devices\":[\"x\",\"y\"]}, {\"select\":\"site=lyon\"} and \
+                 {\"all\":true}",
+            )),
+        }
+    }
+
+    /// The devices that it names.
+    pub fn devices(&self) -> &[DeviceId] {
+        match self {
+            Self::Device(device) => std::slice::from_ref(device),
+            Self::Devices(devices) => devices,
+            Self::Select(_) | Self::All(_) => &[],
+        }
+    }
+}
+
+/// A name that cannot be taken for an id.
+fn name(name: String) -> Result<String, Problem> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    let fits = (1..=SCHEDULE_NAME_CHARS_MAX).contains(&name.len()) && name.bytes().all(legal);
+    if fits && name.parse::<ScheduleId>().is_err() {
+        return Ok(name);
+    }
+    let detail = "a schedule is named by 1 to 64 of A-Z a-z 0-9 . _ - and not by a UUID";
+    Err(Problem::bad_request(detail))
+}
+
+fn rollout_of(text: &Json) -> Result<RolloutPlan, Problem> {
+    let mut members = Members::parse(text.as_str().as_bytes())?;
+    let plan = RolloutPlan::take(&mut members)?;
+    members.finish()?;
+    Ok(plan)
+}
+
+fn seconds(members: &mut Members<'_>, name: &str, range: Range) -> Result<Option<u64>, Problem> {
+    match members.take::<u64>(name)? {
+        Some(n) if !range.contains(n) => Err(Problem::bad_request(format!(
+            "member {name:?} is whole seconds from {} to {}",
+            range.min, range.max
+        ))),
+        seconds => Ok(seconds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &str) -> Result<(SchedulePlan, bool), Problem> {
+        SchedulePlan::parse(body.as_bytes(), 64)
+    }
+
+    #[test]
+    fn a_plan_has_its_defaults_and_is_stored_as_it_is_read() {
+        let body = r#"{"name":"n","cron":"@daily","action":"a","target":{"devices":["y","x","x"]},
+            "data":{"n":1.50},"rollout":{"batch":"10%"},"ttl_s":0,"missed":"once"}"#;
+        let (plan, paused) = parse(body).unwrap();
+        assert_eq!((plan.timezone.as_str(), paused), ("UTC", false));
+        assert_eq!((plan.overlap, plan.missed), (Overlap::Skip, Missed::Once));
+        assert_eq!(plan.target.devices().len(), 2, "what is named twice counts once");
+        assert!(plan.rollout().is_some());
+        let stored = serde_json::to_string(&plan).unwrap();
+        assert!(stored.contains(r#""data":{"n":1.50}"#), "{stored}");
+        assert_eq!(serde_json::from_str::<SchedulePlan>(&stored).unwrap(), plan);
+        assert_eq!(parse(&stored).unwrap().0, plan, "what is stored can be posted");
+    }
+
+    #[test]
+    fn a_plan_that_is_not_of_the_contract_is_refused_with_its_code() {
+        let with = |rest: &str| {
+            format!(r#"{{"name":"n","cron":"@daily","action":"a","target":{{"all":true}},{rest}}}"#)
+        };
+        let target = |target: &str| {
+            format!(r#"{{"name":"n","cron":"@daily","action":"a","target":{target}}}"#)
+        };
+        let named = |name: &str| {
+            format!(r#"{{"name":"{name}","cron":"@daily","action":"a","target":{{"all":true}}}}"#)
+        };
+        for (body, code) in [
+            (r#"{"name":"n","cron":"@daily","action":"a"}"#.to_owned(), Code::BadRequest),
+            (r#"{"name":"n","action":"a","target":{"all":true}}"#.to_owned(), Code::BadRequest),
+            (named(""), Code::BadRequest),
+            (named("a b"), Code::BadRequest),
+            (named("01900000-0000-7000-8000-000000000000"), Code::BadRequest),
+            (target(r#"{"all":false}"#), Code::BadRequest),
+            (target(r#"{"devices":[]}"#), Code::BadRequest),
+            (target(r#"{"select":" "}"#), Code::BadRequest),
+            (target(r#"{"select":"a","all":true}"#), Code::BadRequest),
+            (target(r#"{"device":"x","who":1}"#), Code::UnknownField),
+            (with(r#""ttl_s":604801"#), Code::BadRequest),
+            (with(r#""overlap":"replace""#), Code::BadRequest),
+            (with(r#""missed":"all""#), Code::BadRequest),
+            (with(r#""rollout":{}"#), Code::BadRequest),
+            (with(r#""rollout":{"batch":1,"what":2}"#), Code::UnknownField),
+            (with(r#""not_before":null,"zone":"UTC""#), Code::UnknownField),
+            (with(&format!(r#""data":"{}""#, "x".repeat(64))), Code::PayloadTooLarge),
+        ] {
+            assert_eq!(parse(&body).unwrap_err().code, code, "{body}");
+        }
+    }
+}
