@@ -16,6 +16,8 @@ mod access;
 mod agent;
 #[cfg(feature = "hub")]
 mod audit;
+#[cfg(feature = "hub")]
+mod batches;
 mod connect;
 mod doctor;
 mod enroll;
@@ -40,7 +42,7 @@ pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
 pub use enroll::AgentEnroll;
 #[cfg(feature = "hub")]
-pub use many::{Batch, Many};
+pub use many::Many;
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
 #[cfg(feature = "hub")]
 pub use registry::{Export, Import, Label, LabelsArgs};

@@ -98,11 +98,7 @@ fn plan(args: &ScheduleCreate) -> Result<SchedulePlan, Usage> {
             Err(_) => Json::text(text),
         },
     };
-    let rollout = args.batch.as_ref().map(|batch| match batch.parse::<u64>() {
-        Ok(devices) => format!("{{\"batch\":{devices}}}"),
-        Err(_) => format!("{{\"batch\":{}}}", Json::text(batch).as_str()),
-    });
-    let rollout = rollout.map(|text| Json::parse(&text)).transpose();
+    let rollout = args.batches.rollout().map_err(|e| Usage(e.to_string()))?;
     let plan = SchedulePlan {
         name: args.name.clone(),
         cron: args.cron.clone(),
@@ -112,7 +108,7 @@ fn plan(args: &ScheduleCreate) -> Result<SchedulePlan, Usage> {
         target,
         ttl_s: args.ttl.map(Seconds::get),
         run_timeout_s: args.run_timeout.map(Seconds::get),
-        rollout: rollout.map_err(|e| Usage(format!("--batch: {e}")))?,
+        rollout,
         overlap: match args.overlap {
             OverlapArg::Skip => Overlap::Skip,
             OverlapArg::Queue => Overlap::Queue,

@@ -1,9 +1,10 @@
 //! `bellwire schedule`.
 
 use bellwire_proto::{Action, DeviceId, Seconds, Selector};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use super::HubArg;
+use super::batches::Batches;
 
 /// `bellwire schedule …`.
 #[derive(Debug, Subcommand)]
@@ -69,7 +70,8 @@ pub struct SchedulesNamed {
 
 /// `bellwire schedule create`.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("target").required(true))]
+#[command(group = ArgGroup::new("target").required(true))]
+#[command(group = ArgGroup::new("to_many").args(["devices", "select", "all"]))]
 pub struct ScheduleCreate {
     /// Its name: letters, digits, `.`, `_` and `-`.
     pub name: String,
@@ -97,9 +99,9 @@ pub struct ScheduleCreate {
     /// How long an appliance may be silent once it has accepted the command, 1s to 24h [default: 5m].
     #[arg(long, value_name = "DURATION")]
     pub run_timeout: Option<Seconds>,
-    /// Roll it out in batches of so many appliances, or of such a share of them: 50 or 10%.
-    #[arg(long, value_name = "SIZE")]
-    pub batch: Option<String>,
+    /// How it is rolled out.
+    #[command(flatten)]
+    pub batches: Batches,
     /// When the last command has not ended at the next time.
     #[arg(long, value_enum, default_value_t = OverlapArg::Skip, value_name = "RULE")]
     pub overlap: OverlapArg,

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt as _;
 use serde_json::json;
 
 use super::{Data, follow, not_before, typed_data};
-use crate::args::{Batch, Many, Send};
+use crate::args::{Many, Send};
 use crate::exit;
 use crate::out::{self, Form};
 use crate::{ask, connect, label, rollout};
@@ -81,31 +81,12 @@ async fn command(
     if let Some(key) = &args.idempotency_key {
         command = command.idempotency_key(key);
     }
-    if let Some(rollout) = rollout_of(&args.many)? {
+    if let Some(rollout) = args.many.batches.rollout()? {
         command = command.rollout(rollout);
     }
     let at = not_before(hub, args).await?;
     let (at, note) = at.unzip();
     Ok((at.into_iter().fold(command, NewCommand::not_before), note))
-}
-
-/// The member `rollout` of the envelope.
-fn rollout_of(many: &Many) -> anyhow::Result<Option<Json>> {
-    let Some(batch) = many.batch else { return Ok(None) };
-    let mut rollout = json!({ "batch": match batch {
-        Batch::Devices(devices) => json!(devices),
-        Batch::Percent(percent) => json!(format!("{percent}%")),
-    }});
-    let members = [
-        ("canary", many.canary.as_ref().map(|canary| json!(canary.to_string()))),
-        ("interval_s", many.interval.map(|interval| json!(interval.get()))),
-        ("abort", many.abort.map(|percent| json!({ "percent": percent }))),
-    ];
-    if let Some(object) = rollout.as_object_mut() {
-        let given = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        object.extend(given);
-    }
-    Ok(Some(Json::parse(&rollout.to_string())?))
 }
 
 /// `--dry-run`: the appliances, as `bellwire devices` names them.
