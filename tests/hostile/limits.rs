@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bellwire_hub::http::routes;
@@ -15,6 +16,8 @@ use crate::support::{Closed, Hub, PATIENCE, rest_of, statuses};
 /// Connections of one attacker. With as many open files at both ends, each end is a process of its own: the hub is one, and
 /// this test another, each of which may open 20,000 where tests run with that limit.
 const MANY: usize = 10_000;
+/// Held by a test that opens [`MANY`]: a process may have so many files once, and often not twice.
+static OPENS_MANY: Mutex<()> = Mutex::new(());
 
 /// What the hub may hold in memory of its own for each connection that sends half a head, in bytes. hyper's buffer for a head
 /// and the task of a connection are some 12 KiB without optimization.
@@ -162,6 +165,7 @@ fn a_head_or_target_beyond_its_bound_is_refused_and_costs_no_more_than_the_bound
 /// Half a head each, and nothing more: all may wait for their time, and nobody else waits with them.
 #[test]
 fn ten_thousand_half_open_connections_hold_up_no_request_and_little_memory() {
+    let _alone = OPENS_MANY.lock().unwrap_or_else(PoisonError::into_inner);
     // Longer than the test takes, so that all of them are open at once.
     let hub = Hub::open("header_timeout = 300\n");
     let pid = hub.program.id();
@@ -200,6 +204,7 @@ fn ten_thousand_half_open_connections_hold_up_no_request_and_little_memory() {
 /// The fleet of one NAT is served by the defaults, and one address more than that is not.
 #[test]
 fn ten_thousand_streams_of_one_address_are_a_fleet_and_beyond_its_part_it_gets_no_more() {
+    let _alone = OPENS_MANY.lock().unwrap_or_else(PoisonError::into_inner);
     let hub = Hub::open("limit_loopback = true\n");
     let pid = hub.program.id();
     let many = may_open(MANY);
