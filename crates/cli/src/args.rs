@@ -159,7 +159,7 @@ pub enum Command {
     #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire resume 0190f3c4")]
     Resume(Rollout),
-    /// Abort a rollout: no batch begins any more, and what has not begun is cancelled.
+    /// Abort a rollout: no batch begins any more, and the batches to come are cancelled. What has begun goes on.
     #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire abort 0190f3c4")]
     Abort(Rollout),

@@ -31,9 +31,10 @@ pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
     let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
     // Both are by device name, and are read side by side.
     let mut waits = pin!(hub.all_waits(id));
-    let mut wait = None;
+    let (mut wait, mut begun) = (None, 0);
     let mut deliveries = pin!(hub.all_deliveries(id, DeliveryQuery::default()));
     while let Some(delivery) = deliveries.try_next().await? {
+        begun += 1;
         let queued = delivery.state == DeliveryState::Queued;
         while queued && wait.as_ref().is_none_or(|wait: &Wait| wait.device < delivery.device) {
             // A hub that does not know the reasons still knows the state.
@@ -47,6 +48,9 @@ pub(crate) async fn status(args: Status, form: Form) -> anyhow::Result<u8> {
             Form::Json => out::json(&Waiting { delivery: &delivery, waits: wait })?,
             Form::Text => print(&delivery, is_single.then_some(&command), wait, now)?,
         }
+    }
+    if form == Form::Text && command.total > begun {
+        out::note(&format!("{} more have not begun", command.total - begun));
     }
     Ok(exit::OK)
 }

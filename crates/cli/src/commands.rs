@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use bellwire_client::Controller;
 use bellwire_client::api::{CommandQuery, DeliveryQuery, HubChange, HubState};
-use bellwire_proto::{Command, Delivery, DeliveryState, Timestamp};
+use bellwire_proto::{Command, Delivery, DeliveryState, RolloutState, Timestamp};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
@@ -172,7 +172,7 @@ fn print_command(
     let rollout = command
         .rollout
         .as_ref()
-        .filter(|_| !command.done)
+        .filter(|rollout| !command.done || rollout.state == RolloutState::Aborted)
         .map(|rollout| format!("; {}", out::rollout(rollout)));
     let style = match (command.counts.iter().next(), command.counts.len()) {
         (Some((state, _)), 1) => out::style_of(*state),

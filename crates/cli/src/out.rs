@@ -142,6 +142,11 @@ pub(crate) fn command(command: &Command) -> Result<(), StdoutError> {
     if !command.data.is_null() {
         line(format_args!("  data {}", printable(command.data.as_str())))?;
     }
+    if let Some(of) = &command.rollout {
+        let reason = of.reason.as_deref().map(|reason| format!(": {reason}"));
+        let reason = reason.unwrap_or_default();
+        line(format_args!("  {DIM}rollout{DIM:#} {}{}", rollout(of), printable(&reason)))?;
+    }
     Ok(())
 }
 

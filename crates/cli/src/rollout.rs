@@ -7,7 +7,7 @@ use bellwire_proto::Command;
 use crate::args::{Retry, Rollout};
 use crate::connect;
 use crate::exit;
-use crate::out::{self, DIM, Form};
+use crate::out::{self, Form};
 
 pub(crate) async fn change(args: Rollout, change: RolloutChange, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
@@ -19,8 +19,10 @@ pub(crate) async fn change(args: Rollout, change: RolloutChange, form: Form) -> 
         out::note(&match change {
             RolloutChange::Pause => format!("go on with: bellwire resume {id}"),
             RolloutChange::Resume => format!("follow it with: bellwire watch {id}"),
+            RolloutChange::Abort if command.done => "all of it has ended".to_owned(),
             RolloutChange::Abort => format!(
-                "what was under way goes on, unless the rollout cancels it; stop that too with: bellwire cancel {id}"
+                "the batches to come are cancelled; the one that had begun goes on, also where an appliance is offline and connects \
+                 later; stop that too with: bellwire cancel {id}"
             ),
         });
     }
@@ -43,12 +45,5 @@ pub(crate) fn print(command: &Command, form: Form) -> anyhow::Result<()> {
     if form == Form::Json {
         return out::json(command);
     }
-    out::command(command)?;
-    if let Some(rollout) = &command.rollout {
-        let reason = rollout.reason.as_deref().map(|reason| format!(": {reason}"));
-        let reason = reason.unwrap_or_default();
-        let reason = out::printable(&reason);
-        out::line(format_args!("  {DIM}rollout{DIM:#} {}{reason}", out::rollout(rollout)))?;
-    }
-    Ok(())
+    Ok(out::command(command)?)
 }

@@ -214,12 +214,16 @@ fn ctrl_c_asks_whether_to_leave_it_pause_it_or_abort_it() {
     assert!(screen.contains(&format!("bellwire resume {id}")), "{screen}");
     let listed = stdout(&hub.run(&["commands"]));
     assert!(listed.contains("paused, batch 1 of 3"), "{listed}");
+    let status = hub.run(&["status", &id]);
+    assert!(stdout(&status).contains("rollout paused, batch 1 of 3"), "{status:?}");
+    assert!(stderr(&status).contains("2 more have not begun"), "{status:?}");
 
     assert_eq!(code(&hub.run(&["resume", &id])), 0);
     assert_eq!(state(&id), "running");
     assert_eq!(code(&hub.run(&["pause", &id])), 0);
-    assert_eq!(code(&hub.run(&["abort", &id])), 0);
-    assert_eq!(state(&id), "aborted");
+    let aborted = hub.run(&["abort", &id]);
+    assert_eq!((code(&aborted), state(&id)), (0, json!("aborted")));
+    assert!(stderr(&aborted).contains(&format!("stop that too with: bellwire cancel {id}")));
     assert_eq!(code(&hub.run(&["resume", &id])), 1, "it has ended");
 
     // Left alone it goes on; whoever aborts it sees its end.

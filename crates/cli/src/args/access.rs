@@ -18,7 +18,7 @@ The first admin token closes an open hub at once: from then on every request nee
 Examples:
   bellwire token create --role admin --data-dir /var/lib/bellwire    # before the hub's first start
   bellwire token create --role operator --select site=lyon --action ping --action reboot
-  bellwire token create --role device --device kiosk-7 --quiet > credential
+  (umask 077 && bellwire token create --role device --device kiosk-7 --quiet > credential)   # for you alone
   bellwire token create --role join --uses 10 --expires 1h --label site=lyon")]
     Create(Box<TokenCreate>),
     /// List the tokens, without their secrets.
@@ -62,7 +62,8 @@ pub struct TokenCreate {
     /// device: the appliance whose token it is.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceId>,
-    /// operator: the appliances that it sees (a Kubernetes label selector); without this, all.
+    /// operator: the appliances that it sees (a Kubernetes label selector). Without this all, and it may also register, label,
+    /// approve and remove them.
     #[arg(long, value_name = "SELECTOR")]
     pub select: Option<String>,
     /// operator: an action that it may send; may be given several times. Without this, every action.

@@ -26,12 +26,16 @@ pub struct Batches {
     /// The next batch begins so long after the one before began at the latest, whatever has ended.
     #[arg(long, value_name = "DURATION", requires = "batch")]
     pub interval: Option<Seconds>,
-    /// No further batch begins once so many percent of those that have ended have failed; what has not begun is cancelled.
+    /// No further batch begins once so many percent of those that have ended have failed; the batches to come are cancelled, and
+    /// what has begun goes on.
     #[arg(long, value_name = "PERCENT", requires = "batch", value_parser = percent)]
     pub abort: Option<u64>,
     /// The same only once so many have ended, so that the first failure alone does not abort it.
     #[arg(long, value_name = "APPLIANCES", requires = "abort", value_parser = clap::value_parser!(u64).range(1..))]
     pub abort_min: Option<u64>,
+    /// An abort cancels what has begun, too.
+    #[arg(long, requires = "abort")]
+    pub abort_cancels: bool,
 }
 
 /// The size of a batch.
@@ -54,10 +58,10 @@ impl Batches {
             Batch::Devices(devices) => json!(devices),
             Batch::Percent(percent) => json!(format!("{percent}%")),
         };
-        let abort = self.abort.map(|percent| match self.abort_min {
-            Some(min) => json!({ "percent": percent, "min": min }),
-            None => json!({ "percent": percent }),
-        });
+        let min = self.abort_min.unwrap_or(1);
+        let abort = self
+            .abort
+            .map(|percent| json!({ "percent": percent, "min": min, "cancel": self.abort_cancels }));
         let members = [
             ("batch", Some(batch)),
             ("canary", self.canary.as_ref().map(|canary| json!(canary.to_string()))),
@@ -123,7 +127,7 @@ mod tests {
     fn every_option_is_a_member_of_the_rollout() {
         let given = parse(
             "--all --batch 10% --canary role=canary --batch-done 90% --batch-pause 5m --interval 1h \
-             --abort 20 --abort-min 10",
+             --abort 20 --abort-min 10 --abort-cancels",
         );
         let rollout = given.unwrap().rollout().unwrap().unwrap();
         let rollout: serde_json::Value = serde_json::from_str(rollout.as_str()).unwrap();
@@ -131,7 +135,7 @@ mod tests {
             rollout,
             json!({
                 "batch": "10%", "canary": "role=canary", "done_percent": 90, "pause_s": 300,
-                "interval_s": 3600, "abort": {"percent": 20, "min": 10}
+                "interval_s": 3600, "abort": {"percent": 20, "min": 10, "cancel": true}
             })
         );
         assert_eq!(parse("--all").unwrap().rollout().unwrap(), None);
@@ -139,7 +143,12 @@ mod tests {
 
     #[test]
     fn what_belongs_to_a_batch_needs_one() {
-        for alone in ["--all --interval 1h", "--all --batch 5 --abort-min 3", "--batch 5"] {
+        for alone in [
+            "--all --interval 1h",
+            "--all --batch 5 --abort-min 3",
+            "--all --batch 5 --abort-cancels",
+            "--batch 5",
+        ] {
             assert!(parse(alone).is_err(), "{alone}");
         }
     }

@@ -8,7 +8,6 @@ use bellwire_client::api::{DeviceQuery, NewCommand, Target};
 use bellwire_proto::limits::PAGE_ITEMS;
 use bellwire_proto::{Action, Json, Preview};
 use futures_util::TryStreamExt as _;
-use serde_json::json;
 
 use super::{Data, follow, not_before, typed_data};
 use crate::args::{Many, Send};
