@@ -55,6 +55,8 @@ pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
     }
     let (at, not_before) = not_before(&hub, &args).await?.unzip();
     let options = at.into_iter().fold(options, SendOptions::not_before);
+    #[cfg(feature = "hub")]
+    let options = window(&args).into_iter().fold(options, SendOptions::window);
     // Beside the command, so that it takes no time of its own.
     let presence = tokio::spawn({
         let (hub, device) = (hub.clone(), device.clone());
@@ -111,6 +113,12 @@ async fn not_before(hub: &Controller, args: &Send) -> anyhow::Result<Option<(Tim
     let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
     let at = at.next(now).map_err(|e| Usage(format!("--at: {e}")))?;
     Ok(Some((at, format!("to be sent at {at}, in {}", out::span(at.since(now))))))
+}
+
+/// The maintenance window in which it is sent.
+#[cfg(feature = "hub")]
+fn window(args: &Send) -> Option<bellwire_proto::Window> {
+    args.window.in_zone(args.zone.as_deref().unwrap_or("UTC"))
 }
 
 /// What clap takes, and is a slip.

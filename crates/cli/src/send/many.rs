@@ -10,7 +10,7 @@ use bellwire_proto::{Action, Json, Preview};
 use futures_util::TryStreamExt as _;
 use serde_json::json;
 
-use super::{Data, follow, not_before, typed_data};
+use super::{Data, follow, not_before, typed_data, window};
 use crate::args::{Batch, Many, Send};
 use crate::exit;
 use crate::out::{self, Form};
@@ -83,6 +83,9 @@ async fn command(
     }
     if let Some(rollout) = rollout_of(&args.many)? {
         command = command.rollout(rollout);
+    }
+    if let Some(window) = window(args) {
+        command = command.window(window);
     }
     let at = not_before(hub, args).await?;
     let (at, note) = at.unzip();

@@ -5,6 +5,7 @@ use bellwire_proto::{DeliveryState, Seq};
 
 use super::cancellation::Cancel;
 use super::{Commands, Job};
+use crate::config::Calendar;
 use crate::io::RolloutOp;
 use crate::record::{RolloutRecord, TxnId};
 use crate::rollout::{Decision, Rollout};
@@ -64,18 +65,18 @@ impl Commands {
     }
 
     /// The next thing that a rollout has decided.
-    pub(crate) fn next_decision(&mut self, now: Now) -> Option<RolloutStep> {
+    pub(crate) fn next_decision(&mut self, calendar: Calendar, now: Now) -> Option<RolloutStep> {
         self.jobs.iter_mut().find_map(|(seq, job)| {
             let rollout = job.rollout.as_mut()?;
-            let decision = rollout.decide(now)?;
+            let decision = rollout.decide(calendar, now)?;
             Some(RolloutStep { command: *seq, decision, record: rollout.record().clone() })
         })
     }
 
     /// When the next one is due.
-    pub(crate) fn rollout_deadline(&self, now: Now) -> Option<Instant> {
+    pub(crate) fn rollout_deadline(&self, calendar: Calendar, now: Now) -> Option<Instant> {
         let rollouts = self.jobs.values().filter_map(|job| job.rollout.as_ref());
-        rollouts.map(|rollout| rollout.deadline(now)).fold(None, earliest)
+        rollouts.map(|rollout| rollout.deadline(calendar, now)).fold(None, earliest)
     }
 
     /// Its row is part of this transaction.

@@ -15,7 +15,8 @@ use crate::txn::TxnBuilder;
 impl Hub {
     /// Does what a rollout has decided; false when none has.
     pub(super) fn go_on_with_rollouts(&mut self, now: Now) -> bool {
-        let Some(RolloutStep { command, decision, record }) = self.ctx.commands.next_decision(now)
+        let Some(RolloutStep { command, decision, record }) =
+            self.ctx.commands.next_decision(self.ctx.config.calendar, now)
         else {
             return false;
         };

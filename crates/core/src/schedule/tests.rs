@@ -23,6 +23,7 @@ fn entry(every_s: u64, decided_ms: u64) -> Entry {
         ttl_s: None,
         run_timeout_s: None,
         rollout: None,
+        window: None,
         overlap: Overlap::Skip,
         missed: Missed::None,
     };
