@@ -74,6 +74,12 @@ pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
         print(&sent, form)?;
         if form == Form::Text {
             not_before.inspect(|note| out::note(note));
+            #[cfg(feature = "hub")]
+            if args.window.window.is_some()
+                && let Some(why) = crate::command::why_queued(&hub, &sent).await
+            {
+                out::note(&format!("waits: {why}"));
+            }
             out::note(&format!("follow it with: bellwire watch {}", sent.command));
         }
         hint.await.filter(|hint| hint.is_urgent).inspect(|hint| out::note(&hint.text));
@@ -137,6 +143,13 @@ fn refuse_slips(args: &Send) -> Result<(), Usage> {
     }
     if args.data.is_some() && args.data_file.is_some() {
         return Err(Usage("the data are an argument or in --data-file, not both".to_owned()));
+    }
+    #[cfg(feature = "hub")]
+    if args.window.window.is_some() && args.wait.is_some() && !args.is_to_many() {
+        return Err(Usage(
+            "--window and --wait exclude each other: send it without --wait, and follow it with: bellwire watch ID"
+                .to_owned(),
+        ));
     }
     if args.at.is_some() && args.wait.is_some() {
         return Err(Usage(

@@ -194,7 +194,8 @@ async fn check(driver: &Driver, caller: &Caller, plan: &SchedulePlan) -> Result<
         return Err(Problem::bad_request(detail));
     };
     if let Some(window) = &plan.window {
-        window::check(window, Some(next), plan.ttl_s.map(Seconds::new), driver.now())?;
+        let (is_rollout, ttl) = (plan.rollout.is_some(), plan.ttl_s.map(Seconds::new));
+        window::check(window, is_rollout, Some(next), ttl, driver.now())?;
     }
     caller.sees(driver, plan.target.devices()).await
 }

@@ -77,7 +77,9 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     };
     request.caller.sees(&request.driver, targets).await?;
     if let Some(window) = &envelope.window {
-        window::check(window, envelope.not_before, envelope.ttl, request.driver.now())?;
+        let is_rollout = envelope.rollout.is_some();
+        let now = request.driver.now();
+        window::check(window, is_rollout, envelope.not_before, envelope.ttl, now)?;
     }
     if dry_run {
         request.driver.changes_nothing();
@@ -138,7 +140,7 @@ pub(super) async fn retry(mut request: Request) -> Result<Response, Problem> {
     send.run_timeout = run_timeout.map(|run_timeout| Seconds::new(run_timeout.as_secs()));
     send.parent = Some(parent.id);
     if let Some(window) = &parent.window {
-        window::check(window, None, send.ttl, request.driver.now())?;
+        window::check(window, false, None, send.ttl, request.driver.now())?;
     }
     send.window = parent.window.map(Arc::new);
     let media_type = params::media_type(&request.head.headers);

@@ -9,12 +9,14 @@ use bellwire_proto::{Problem, Seconds, Timestamp, Window};
 
 use crate::calendar::{self, Calendar};
 
-/// Checks a window, and that it opens before the time to live has passed, which counts from `not_before` or now.
+/// Checks a window, and that it opens before the time to live has passed, which counts from `not_before` or now; that of a
+/// rollout counts from when a batch begins, while it is open.
 ///
 /// # Errors
 /// `bad_request`, with what to do.
 pub(super) fn check(
     window: &Window,
+    is_rollout: bool,
     not_before: Option<Timestamp>,
     ttl: Option<Seconds>,
     now: Timestamp,
@@ -24,7 +26,7 @@ pub(super) fn check(
         return refuse(format!("member \"window\": {}", problem.detail));
     }
     let ttl_s = ttl.map_or(TTL_S.default, Seconds::get);
-    if ttl_s == 0 {
+    if ttl_s == 0 && !is_rollout {
         return refuse(
             "a ttl_s of 0 is now or never, and a window may have to be waited for; leave one of them out".to_owned(),
         );
@@ -34,7 +36,7 @@ pub(super) fn check(
         return refuse("the window is of a time that never comes: see its \"cron\"".to_owned());
     };
     let expires = from.after(Duration::from_secs(ttl_s));
-    if opening < expires {
+    if opening < expires || is_rollout {
         return Ok(());
     }
     let needed_s = opening.since(from).as_secs() + 1;
@@ -61,7 +63,8 @@ mod tests {
         let opens = |cron: &str, ttl_s: Option<u64>, not_before: Option<&str>| {
             let cron = cron.to_owned();
             let window = Window { cron, minutes: 120, timezone: "Europe/Paris".to_owned() };
-            check(&window, not_before.map(at), ttl_s.map(Seconds::new), now).map_err(|e| e.detail)
+            check(&window, false, not_before.map(at), ttl_s.map(Seconds::new), now)
+                .map_err(|e| e.detail)
         };
         // 02:00 in Paris is 01:00 UTC, in 13 hours.
         let refused = opens("0 2 * * *", None, None).unwrap_err();
@@ -75,6 +78,9 @@ mod tests {
         assert_eq!(opens("0 2 * * *", None, Some("2026-03-03T02:59:59Z")), Ok(()), "open then");
         assert!(opens("0 2 * * *", None, Some("2026-03-03T03:00:00Z")).is_err(), "closed then");
         assert_eq!(opens("0 12 * * *", Some(1), None), Ok(()), "open now");
+        let window =
+            Window { cron: "0 2 1 * *".to_owned(), minutes: 1, timezone: "UTC".to_owned() };
+        assert_eq!(check(&window, true, None, Some(Seconds::new(0)), now), Ok(()), "a rollout");
         for (cron, ttl_s, says) in [
             ("0 2 1 * *", None, "not_before"),
             ("0 0 30 2 *", None, "never"),
