@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(opens("0 12 * * *", Some(1), None), Ok(()), "open now");
         let window =
             Window { cron: "0 2 1 * *".to_owned(), minutes: 1, timezone: "UTC".to_owned() };
-        assert_eq!(check(&window, true, None, Some(Seconds::new(0)), now), Ok(()), "a rollout");
+        assert!(check(&window, true, None, Some(Seconds::new(0)), now).is_ok(), "a rollout");
         for (cron, ttl_s, says) in [
             ("0 2 1 * *", None, "not_before"),
             ("0 0 30 2 *", None, "never"),

@@ -72,7 +72,7 @@ pub fn command(seq: u64) -> CommandRecord {
             expires_at: at(seq + 3_600_000),
             run_timeout: Duration::from_secs(300),
             not_before: None,
-            window: (seq % 3 == 0).then(window),
+            window: seq.is_multiple_of(3).then(window),
         },
         data: json(&format!("{{\"n\":{seq}}}")),
         created_by: None,
