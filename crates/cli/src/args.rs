@@ -32,6 +32,8 @@ mod results;
 mod rollout;
 #[cfg(feature = "hub")]
 mod schedule;
+#[cfg(feature = "hub")]
+mod window;
 
 #[cfg(feature = "hub")]
 pub use access::{Access, TokenCommand, TokenCreate, TokenPlace};
@@ -54,6 +56,8 @@ pub use rollout::{Retry, Rollout};
 pub use schedule::{
     MissedArg, OverlapArg, ScheduleCommand, ScheduleCreate, ScheduleNamed, SchedulesNamed,
 };
+#[cfg(feature = "hub")]
+pub use window::WindowArgs;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -466,6 +470,14 @@ pub struct Send {
     /// Not with --wait: follow it with `bellwire watch ID`.
     #[arg(long, value_name = "TIME")]
     pub at: Option<Moment>,
+    /// In a maintenance window: not in the small program.
+    #[cfg(feature = "hub")]
+    #[command(flatten)]
+    pub window: WindowArgs,
+    /// The zone in whose local time --window is, by its name in the IANA database [default: UTC].
+    #[cfg(feature = "hub")]
+    #[arg(long, value_name = "ZONE", requires = "window")]
+    pub zone: Option<String>,
     /// To many appliances: not in the small program.
     #[cfg(feature = "hub")]
     #[command(flatten)]

@@ -196,6 +196,12 @@ fn reason(wait: &Wait, now: Timestamp) -> String {
         (WaitReason::Scheduled, _, Some(at), _) => {
             format!("for its time, {at} (in {})", out::span(at.since(now)))
         }
+        (WaitReason::Window, _, Some(at), _) => {
+            format!(
+                "for its maintenance window, which opens at {at} (in {})",
+                out::span(at.since(now))
+            )
+        }
         (WaitReason::Offline, Some(at), ..) => {
             format!("the appliance is offline since {at} ({})", out::span(now.since(*at)))
         }

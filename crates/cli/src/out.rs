@@ -9,7 +9,7 @@ use anstyle::{AnsiColor, Style};
 use bellwire::output::stderr_line;
 pub(crate) use bellwire::output::{StdoutError, line};
 use bellwire_proto::{
-    Command, Delivery, DeliveryState, Device, DeviceStatus, Labels, Rollout, Timestamp,
+    Command, Delivery, DeliveryState, Device, DeviceStatus, Labels, Rollout, Timestamp, Window,
 };
 use serde::Serialize;
 
@@ -139,6 +139,9 @@ pub(crate) fn command(command: &Command) -> Result<(), StdoutError> {
     line(format_args!("{BOLD}{}{BOLD:#}  {whole}: {}", command.action, counts.join(", ")))?;
     let at = command.not_before.map(|at| format!(", to be sent at {at}")).unwrap_or_default();
     line(format_args!("  {DIM}{}, created {}{at}{DIM:#}", command.id, command.created_at))?;
+    if let Some(window) = &command.window {
+        line(format_args!("  {DIM}window{DIM:#} {}", self::window(window)))?;
+    }
     if !command.data.is_null() {
         line(format_args!("  data {}", printable(command.data.as_str())))?;
     }
@@ -148,6 +151,12 @@ pub(crate) fn command(command: &Command) -> Result<(), StdoutError> {
         line(format_args!("  {DIM}rollout{DIM:#} {}{}", rollout(of), printable(&reason)))?;
     }
     Ok(())
+}
+
+/// A maintenance window: when it opens, and for how long.
+pub(crate) fn window(window: &Window) -> String {
+    let open_for = span(std::time::Duration::from_secs(window.minutes.saturating_mul(60)));
+    format!("opens at {} ({}) for {open_for}", printable(&window.cron), printable(&window.timezone))
 }
 
 /// The heading of [`device`].

@@ -109,6 +109,7 @@ fn plan(args: &ScheduleCreate) -> Result<SchedulePlan, Usage> {
         ttl_s: args.ttl.map(Seconds::get),
         run_timeout_s: args.run_timeout.map(Seconds::get),
         rollout,
+        window: args.window.in_zone(&args.timezone),
         overlap: match args.overlap {
             OverlapArg::Skip => Overlap::Skip,
             OverlapArg::Queue => Overlap::Queue,
@@ -175,6 +176,9 @@ fn print(schedule: &Schedule, form: Form) -> anyhow::Result<()> {
         let times: Vec<String> = schedule.upcoming.iter().map(Timestamp::to_string).collect();
         let times = if times.is_empty() { "never".to_owned() } else { times.join(", ") };
         out::line(format_args!("  {DIM}next{DIM:#} {times}"))?;
+    }
+    if let Some(window) = &schedule.window {
+        out::line(format_args!("  {DIM}window{DIM:#} {}", out::window(window)))?;
     }
     if let (Some(at), Some(command)) = (schedule.last_at, schedule.last_command) {
         out::line(format_args!("  {DIM}last{DIM:#} {at}, command {command}"))?;

@@ -55,6 +55,8 @@ pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
     }
     let (at, not_before) = not_before(&hub, &args).await?.unzip();
     let options = at.into_iter().fold(options, SendOptions::not_before);
+    #[cfg(feature = "hub")]
+    let options = window(&args).into_iter().fold(options, SendOptions::window);
     // Beside the command, so that it takes no time of its own.
     let presence = tokio::spawn({
         let (hub, device) = (hub.clone(), device.clone());
@@ -72,6 +74,12 @@ pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
         print(&sent, form)?;
         if form == Form::Text {
             not_before.inspect(|note| out::note(note));
+            #[cfg(feature = "hub")]
+            if args.window.window.is_some()
+                && let Some(why) = crate::command::why_queued(&hub, &sent).await
+            {
+                out::note(&format!("waits: {why}"));
+            }
             out::note(&format!("follow it with: bellwire watch {}", sent.command));
         }
         hint.await.filter(|hint| hint.is_urgent).inspect(|hint| out::note(&hint.text));
@@ -113,6 +121,12 @@ async fn not_before(hub: &Controller, args: &Send) -> anyhow::Result<Option<(Tim
     Ok(Some((at, format!("to be sent at {at}, in {}", out::span(at.since(now))))))
 }
 
+/// The maintenance window in which it is sent.
+#[cfg(feature = "hub")]
+fn window(args: &Send) -> Option<bellwire_proto::Window> {
+    args.window.in_zone(args.zone.as_deref().unwrap_or("UTC"))
+}
+
 /// What clap takes, and is a slip.
 fn refuse_slips(args: &Send) -> Result<(), Usage> {
     let to = if args.is_to_many() { "…" } else { &args.device };
@@ -129,6 +143,13 @@ fn refuse_slips(args: &Send) -> Result<(), Usage> {
     }
     if args.data.is_some() && args.data_file.is_some() {
         return Err(Usage("the data are an argument or in --data-file, not both".to_owned()));
+    }
+    #[cfg(feature = "hub")]
+    if args.window.window.is_some() && args.wait.is_some() && !args.is_to_many() {
+        return Err(Usage(
+            "--window and --wait exclude each other: send it without --wait, and follow it with: bellwire watch ID"
+                .to_owned(),
+        ));
     }
     if args.at.is_some() && args.wait.is_some() {
         return Err(Usage(

@@ -28,7 +28,7 @@ impl Hub {
     }
 
     /// The program, deaf to what the surroundings set; its exit code, its output and its errors.
-    fn run(&self, args: &[&str]) -> (i32, String, String) {
+    fn bellwire(&self, args: &[&str]) -> (i32, String, String) {
         let mut command = Command::new(BELLWIRE);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
@@ -36,12 +36,17 @@ impl Hub {
                 command.env_remove(name);
             }
         }
-        command.arg("schedule").args(args).env("HOME", self.folder.path());
+        command.args(args).env("HOME", self.folder.path());
         command.env_remove("XDG_CONFIG_HOME").env("NO_PROXY", "127.0.0.1");
         let Output { status, stdout, stderr } =
             command.env("BELLWIRE_HUB", &self.url).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (status.code().unwrap(), text(stdout), text(stderr))
+    }
+
+    /// `bellwire schedule`.
+    fn run(&self, args: &[&str]) -> (i32, String, String) {
+        self.bellwire(&[&["schedule"], args].concat())
     }
 
     fn json(&self, args: &[&str]) -> Value {
@@ -139,4 +144,36 @@ fn a_mistake_is_told_with_what_would_be_right() {
         let (found, stdout, stderr) = hub.run(args);
         assert!(found == code && stderr.contains(says), "{args:?}: {found} {stdout} {stderr}");
     }
+}
+
+#[test]
+fn a_command_is_sent_in_its_maintenance_window_and_says_what_it_waits_for() {
+    let hub = Hub::start();
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    // Half a day from now.
+    let cron = format!("15 {} * * *", (since_1970.as_secs() / 3600 + 12) % 24);
+    let send = ["send", "kiosk", "update", "--window", &cron, "--window-for", "30m"];
+    let (code, _, stderr) = hub.bellwire(&send);
+    assert!(code == 2 && stderr.contains("a ttl_s of "), "{code} {stderr}");
+    let (code, _, stderr) = hub.bellwire(&[&send[..], &["--ttl", "24h", "--wait"]].concat());
+    assert!(code == 2 && stderr.contains("bellwire watch"), "{code} {stderr}");
+    let (code, _, stderr) = hub.bellwire(&send[..5]);
+    assert!(code == 2 && stderr.contains("--window-for"), "{code} {stderr}");
+
+    let zone = ["--ttl", "24h", "--zone", "Etc/UTC"];
+    let (code, stdout, stderr) = hub.bellwire(&[&send[..], &zone].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("for its maintenance window, which opens at"), "{stdout} {stderr}");
+    let (_, list, _) = hub.bellwire(&["commands", "--json"]);
+    let command: Value = serde_json::from_str(list.lines().next().unwrap()).unwrap();
+    let window = serde_json::json!({"cron": cron, "minutes": 30, "timezone": "Etc/UTC"});
+    assert_eq!(command["window"], window, "{command}");
+    let (_, status, _) = hub.bellwire(&["status", command["id"].as_str().unwrap()]);
+    assert!(status.contains("maintenance window"), "{status}");
+
+    let plan = ["create", "fix", "0 12 * * *", "update", "--all", "--ttl", "18h"];
+    let window = ["--window", "0 2 * * *", "--window-for", "2h", "--timezone", "Europe/Paris"];
+    let (code, stdout, stderr) = hub.run(&[&plan[..], &window].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("window opens at 0 2 * * * (Europe/Paris) for 2 h"), "{stdout}");
 }

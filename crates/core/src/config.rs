@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bellwire_proto::limits;
-use bellwire_proto::{SchedulePlan, Seq, Timestamp};
+use bellwire_proto::{SchedulePlan, Seq, Timestamp, Window};
 
 use crate::record::{JobRecord, ScheduleRecord};
 use crate::time::Instant;
@@ -29,7 +29,7 @@ pub struct Config {
     pub calendar: Calendar,
 }
 
-/// When a schedule is due: the first time after the given one, by its expression and its zone. A pure function; `None` when
+/// When a schedule is due and a window opens: the first time after the given one, by its expression and its zone. A pure function; `None` when
 /// there is none. By default nothing is ever due.
 #[derive(Clone, Copy)]
 pub struct Calendar(pub fn(&str, &str, Timestamp) -> Option<Timestamp>);
@@ -37,6 +37,13 @@ pub struct Calendar(pub fn(&str, &str, Timestamp) -> Option<Timestamp>);
 impl Calendar {
     pub(crate) fn next(self, plan: &SchedulePlan, after: Timestamp) -> Option<Timestamp> {
         (self.0)(&plan.cron, &plan.timezone, after)
+    }
+
+    /// From when on a window is open, from this time on: this time itself while it is. `None` when it opens no more.
+    pub fn opening(self, window: &Window, from: Timestamp) -> Option<Timestamp> {
+        let open_for = Duration::from_secs(window.minutes.saturating_mul(60));
+        let opened = (self.0)(&window.cron, &window.timezone, from.before(open_for))?;
+        Some(opened.max(from))
     }
 }
 

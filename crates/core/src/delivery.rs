@@ -7,8 +7,11 @@
 use std::time::Duration;
 
 use bellwire_proto::limits::{BACKOFF_MAX, CANCEL_SLOT, COUNTED_ATTEMPTS_MAX, SENDS_MAX};
-use bellwire_proto::{Code, DeliveryState, ErrorInfo, Json, Problem, Report, ReportState};
+use bellwire_proto::{
+    Code, DeliveryState, ErrorInfo, Json, Problem, Report, ReportState, Timestamp,
+};
 
+use crate::config::Calendar;
 use crate::ids::RequestId;
 use crate::record::{DeliveryRecord, TxnId};
 use crate::time::{Instant, Now, earliest};
@@ -126,7 +129,7 @@ impl Live {
     pub(crate) fn transition(&mut self, state: DeliveryState, now: Now) {
         let record = &mut self.record;
         record.state = state;
-        record.scheduled_at = None;
+        (record.scheduled_at, record.awaits_window) = (None, false);
         record.retry_at = None;
         record.run_until = match state {
             DeliveryState::Accepted | DeliveryState::Running => {
@@ -157,11 +160,31 @@ impl Live {
         self.dirty = true;
     }
 
-    /// Its `not_before` has come: from now on it waits in the queue, and its time to live counts.
+    /// Its time has come: from now on it waits in the queue. From its `not_before` on its time to live counts.
     pub(crate) fn become_ready(&mut self, now: Now) {
         self.record.scheduled_at = None;
-        self.record.expires = self.record.head.expires(now);
+        if !std::mem::take(&mut self.record.awaits_window) {
+            self.record.expires = self.record.head.expires(now);
+        }
         self.touch(now);
+    }
+
+    /// Has it wait for its window, if that is closed; false when nothing stands against sending it. Its time to live counts
+    /// meanwhile.
+    pub(crate) fn await_window(&mut self, calendar: Calendar, now: Now) -> bool {
+        let Some(window) = self.record.head.window.as_deref().filter(|_| self.record.is_ready())
+        else {
+            return false;
+        };
+        // One that opens no more is waited for in vain, until the time to live has passed.
+        let never = Timestamp::from_unix_ms(u64::MAX);
+        let opening = calendar.opening(window, now.wall).unwrap_or(never);
+        if opening <= now.wall {
+            return false;
+        }
+        (self.record.scheduled_at, self.record.awaits_window) = (Some(opening), true);
+        self.touch(now);
+        true
     }
 
     /// Ends by the hub's decision; the error says which.
@@ -331,6 +354,7 @@ mod tests {
             expires_at: NOW.wall.after(Duration::from_secs(60)),
             run_timeout: Duration::from_secs(5),
             not_before: None,
+            window: None,
         };
         let mut live = Live::new(DeliveryRecord::new(head, "d".parse().unwrap(), NOW), None);
         live.record.forced = forced;

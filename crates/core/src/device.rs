@@ -347,7 +347,7 @@ impl Device {
 
     fn act_on_due(&mut self, seq: Seq, txn: &mut TxnBuilder<'_>) {
         let now = txn.now;
-        let lease = txn.ctx.config.lease;
+        let (lease, calendar) = (txn.ctx.config.lease, txn.ctx.config.calendar);
         let rule = self.deliveries.get(seq).map_or(LeaseRule::None, |live| {
             self.listeners.could_answer(live.carriers, now.instant)
         });
@@ -358,6 +358,7 @@ impl Device {
                     if live.record.scheduled_at.is_some_and(|at| at <= now.wall) =>
                 {
                     live.become_ready(now);
+                    live.await_window(calendar, now);
                 }
                 DeliveryState::Queued | DeliveryState::Sent if due => {
                     live.give_up(DeliveryState::Expired, now)

@@ -1,9 +1,11 @@
 //! What goes into the core and what comes out of it.
 
+use std::sync::Arc;
+
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
     Action, CommandId, Delivery, DeviceChange, DeviceId, Json, Problem, RolloutPlan, ScheduleId,
-    SchedulePlan, Seconds, Seq, Timestamp, TokenId, Transport, limits,
+    SchedulePlan, Seconds, Seq, Timestamp, TokenId, Transport, Window, limits,
 };
 
 use crate::ids::{RequestId, SessionId};
@@ -106,6 +108,8 @@ pub struct Send {
     pub wait: Seconds,
     /// Not to be sent before this time of the wall clock; the time to live counts from then.
     pub not_before: Option<Timestamp>,
+    /// It is sent only while this is open.
+    pub window: Option<Arc<Window>>,
     /// What a full queue does: the command is stored all the same and its delivery `rejected`
     /// (`true`, and always so for several devices), or the request is refused.
     pub reject_when_full: bool,
@@ -139,6 +143,7 @@ impl Send {
             run_timeout: None,
             wait: Seconds::new(limits::WAIT_S.default),
             not_before: None,
+            window: None,
             reject_when_full: false,
             select: None,
             parent: None,

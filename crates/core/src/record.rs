@@ -12,12 +12,13 @@ mod rollout;
 mod schedule;
 mod targets;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_proto::limits::CANCEL_SLOT;
 use bellwire_proto::{
     Action, Actor, AuditObject, Code, CommandId, Delivery, DeliveryState, DeviceId, Json, Labels,
-    Outcome, Role, ScheduleId, Seq, Timestamp, Token, TokenId,
+    Outcome, Role, ScheduleId, Seq, Timestamp, Token, TokenId, Window,
 };
 
 use crate::ids::RequestId;
@@ -48,6 +49,8 @@ pub struct CommandHead {
     pub run_timeout: Duration,
     /// Not to be sent before this, by the wall clock.
     pub not_before: Option<Timestamp>,
+    /// To be sent only while this is open, by the wall clock.
+    pub window: Option<Arc<Window>>,
 }
 
 impl CommandHead {
@@ -124,6 +127,8 @@ pub struct DeliveryRecord {
     pub forced: bool,
     /// Queued, and not to be sent before this time of the wall clock, which has not come yet.
     pub scheduled_at: Option<Timestamp>,
+    /// That time is when its window opens, and its time to live counts meanwhile; otherwise it is its `not_before`.
+    pub awaits_window: bool,
     /// Queued, and not to be sent again before this: a lease or a nack came before.
     pub retry_at: Option<Instant>,
     /// Accepted or running: the end of the run clock.
@@ -141,6 +146,7 @@ impl DeliveryRecord {
             updated: now.instant,
             expires: head.expires(now),
             scheduled_at: head.not_before.filter(|at| *at > now.wall),
+            awaits_window: false,
             head,
             device,
             batch: None,
@@ -183,12 +189,12 @@ impl DeliveryRecord {
     }
 
     /// When the hub must act on it even without a listener: its time to live, its run clock, or the
-    /// end of its cancelling. `None` once it is terminal, and while it is scheduled: that is a
+    /// end of its cancelling. `None` once it is terminal, and until its `not_before`: that is a
     /// matter of the wall clock. A store retains this beside the row and answers [`Load::Due`] by
     /// it.
     pub fn due_at(&self) -> Option<Instant> {
         match self.state {
-            DeliveryState::Queued if self.scheduled_at.is_some() => None,
+            DeliveryState::Queued if self.scheduled_at.is_some() && !self.awaits_window => None,
             DeliveryState::Queued | DeliveryState::Sent => Some(self.expires),
             DeliveryState::Accepted | DeliveryState::Running => self.run_until,
             DeliveryState::Cancelling => self
@@ -198,7 +204,7 @@ impl DeliveryRecord {
         }
     }
 
-    /// Whether it waits in the queue and no `not_before` stands against sending it.
+    /// Whether it waits in the queue and no time of the wall clock stands against sending it.
     pub fn is_ready(&self) -> bool {
         self.state == DeliveryState::Queued && self.scheduled_at.is_none()
     }

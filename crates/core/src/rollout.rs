@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
-use bellwire_proto::{DeliveryState, RolloutState};
+use bellwire_proto::{DeliveryState, RolloutState, Timestamp};
 
+use crate::config::Calendar;
 use crate::record::{BatchMark, RolloutCounts, RolloutRecord};
 use crate::time::{Instant, Now};
 
@@ -99,7 +100,7 @@ impl Rollout {
     }
 
     /// What is to be done now, if anything is.
-    pub(crate) fn decide(&mut self, now: Now) -> Option<Decision> {
+    pub(crate) fn decide(&mut self, calendar: Calendar, now: Now) -> Option<Decision> {
         if self.record.state.is_ended() {
             return None;
         }
@@ -120,7 +121,7 @@ impl Rollout {
         if self.batch_is_done() {
             self.batch_done.get_or_insert(now.instant);
         }
-        if !self.next_is_due(now) {
+        if !self.next_is_due(now) || self.opening(calendar, now) > Some(now.wall) {
             return None;
         }
         let next = self.record.batch + 1;
@@ -162,16 +163,27 @@ impl Rollout {
         crate::time::earliest(after_pause, after_interval)
     }
 
+    /// From when on its window lets a batch begin; `None` when it has none.
+    fn opening(&self, calendar: Calendar, now: Now) -> Option<Timestamp> {
+        // One that opens no more lets none begin.
+        let never = Timestamp::from_unix_ms(u64::MAX);
+        self.record.window.as_deref().map(|w| calendar.opening(w, now.wall).unwrap_or(never))
+    }
+
     /// When [`Rollout::decide`] is to be called, if nothing happens before.
-    pub(crate) fn deadline(&self, now: Now) -> Option<Instant> {
+    pub(crate) fn deadline(&self, calendar: Calendar, now: Now) -> Option<Instant> {
         let waits = self.record.state == RolloutState::Running
             && self.record.begun < self.total
             && self.expanded == self.record.begun;
-        match self.record.batch {
+        let due = match self.record.batch {
             _ if !waits => None,
             0 => Some(self.record.not_before.map_or(now.instant, |at| now.instant_of(at))),
             _ => self.due(),
-        }
+        };
+        due.map(|at| match self.opening(calendar, now) {
+            Some(opening) => at.max(now.instant_of(opening)),
+            None => at,
+        })
     }
 
     /// Pauses or resumes it, unless it has ended.
@@ -192,7 +204,13 @@ impl Rollout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bellwire_proto::{Members, RolloutPlan, Timestamp};
+    use bellwire_proto::{Members, RolloutPlan, Window};
+
+    /// Windows open at each multiple of so many seconds.
+    const CALENDAR: Calendar = Calendar(|cron, _, after| {
+        let every_ms = cron.parse::<u64>().ok()? * 1000;
+        Some(Timestamp::from_unix_ms((after.unix_ms() / every_ms + 1) * every_ms))
+    });
 
     fn at(seconds: u64) -> Now {
         Now {
@@ -214,31 +232,38 @@ mod tests {
     #[test]
     fn a_batch_begins_when_the_last_has_ended_to_its_percentage_and_after_the_pause() {
         let mut rollout = rollout(r#"{"batch":4,"done_percent":60,"pause_s":5}"#, 10, 0);
-        assert_eq!(rollout.decide(at(0)), Some(Decision::Begin));
+        assert_eq!(rollout.decide(CALENDAR, at(0)), Some(Decision::Begin));
         assert_eq!(rollout.may_expand(), 4);
         rollout.expanded(4);
         end(&mut rollout, 2, DeliveryState::Succeeded);
-        assert_eq!((rollout.decide(at(1)), rollout.deadline(at(1))), (None, None), "50 percent");
+        assert_eq!(
+            (rollout.decide(CALENDAR, at(1)), rollout.deadline(CALENDAR, at(1))),
+            (None, None),
+            "50 percent"
+        );
         end(&mut rollout, 1, DeliveryState::Expired);
-        assert_eq!(rollout.decide(at(2)), None);
-        assert_eq!(rollout.deadline(at(2)), Some(at(7).instant));
-        assert_eq!(rollout.decide(at(7)), Some(Decision::Begin));
+        assert_eq!(rollout.decide(CALENDAR, at(2)), None);
+        assert_eq!(rollout.deadline(CALENDAR, at(2)), Some(at(7).instant));
+        assert_eq!(rollout.decide(CALENDAR, at(7)), Some(Decision::Begin));
         assert_eq!((rollout.record.batch, rollout.record.size, rollout.record.begun), (2, 4, 8));
         // What still runs of the first batch is not of the second.
         rollout.expanded(4);
         rollout.moved(1, DeliveryState::Sent, DeliveryState::Succeeded);
-        assert_eq!((rollout.decide(at(8)), rollout.counts.ended_in_batch), (None, 0));
+        assert_eq!((rollout.decide(CALENDAR, at(8)), rollout.counts.ended_in_batch), (None, 0));
     }
 
     #[test]
     fn an_interval_begins_the_next_whatever_has_ended_but_not_before_all_have_their_delivery() {
         let mut rollout = rollout(r#"{"batch":"50%","interval_s":60}"#, 4, 1);
-        assert_eq!(rollout.decide(at(0)), Some(Decision::Begin));
+        assert_eq!(rollout.decide(CALENDAR, at(0)), Some(Decision::Begin));
         assert_eq!(rollout.record.size, 1, "the canary");
-        assert_eq!((rollout.decide(at(60)), rollout.deadline(at(60))), (None, None));
+        assert_eq!(
+            (rollout.decide(CALENDAR, at(60)), rollout.deadline(CALENDAR, at(60))),
+            (None, None)
+        );
         rollout.expanded(1);
-        assert_eq!(rollout.deadline(at(1)), Some(at(60).instant));
-        assert_eq!(rollout.decide(at(60)), Some(Decision::Begin));
+        assert_eq!(rollout.deadline(CALENDAR, at(1)), Some(at(60).instant));
+        assert_eq!(rollout.decide(CALENDAR, at(60)), Some(Decision::Begin));
         assert_eq!((rollout.record.size, rollout.record.batches), (2, 3));
     }
 
@@ -246,19 +271,19 @@ mod tests {
     fn failures_abort_it_and_what_is_corrected_late_is_no_failure() {
         let plan = r#"{"batch":5,"abort":{"percent":50,"min":2,"cancel":true}}"#;
         let mut rollout = rollout(plan, 10, 0);
-        assert_eq!(rollout.decide(at(0)), Some(Decision::Begin));
+        assert_eq!(rollout.decide(CALENDAR, at(0)), Some(Decision::Begin));
         rollout.expanded(5);
         end(&mut rollout, 1, DeliveryState::TimedOut);
         rollout.moved(1, DeliveryState::TimedOut, DeliveryState::Succeeded);
         end(&mut rollout, 2, DeliveryState::Succeeded);
         end(&mut rollout, 1, DeliveryState::Failed);
-        assert_eq!(rollout.decide(at(1)), None, "1 of 4");
+        assert_eq!(rollout.decide(CALENDAR, at(1)), None, "1 of 4");
         // A pause does not stop the rule.
         rollout.pause(true);
         end(&mut rollout, 1, DeliveryState::Dead);
-        assert_eq!(rollout.decide(at(1)), None, "2 of 5");
+        assert_eq!(rollout.decide(CALENDAR, at(1)), None, "2 of 5");
         rollout.moved(1, DeliveryState::Succeeded, DeliveryState::Failed);
-        assert_eq!(rollout.decide(at(2)), Some(Decision::Abort { cancel: true }));
+        assert_eq!(rollout.decide(CALENDAR, at(2)), Some(Decision::Abort { cancel: true }));
         assert_eq!(rollout.record.ended, Some(at(2).instant));
         assert_eq!(rollout.may_expand(), u64::MAX, "to be given up");
         rollout.pause(false);
@@ -269,13 +294,32 @@ mod tests {
     fn it_ends_with_its_last_delivery_and_begins_at_its_time() {
         let mut rollout = rollout(r#"{"batch":5}"#, 5, 0);
         rollout.record.not_before = Some(at(30).wall);
-        assert_eq!(rollout.decide(at(0)), None);
-        assert_eq!(rollout.deadline(at(0)), Some(at(30).instant));
-        assert_eq!(rollout.decide(at(30)), Some(Decision::Begin));
+        assert_eq!(rollout.decide(CALENDAR, at(0)), None);
+        assert_eq!(rollout.deadline(CALENDAR, at(0)), Some(at(30).instant));
+        assert_eq!(rollout.decide(CALENDAR, at(30)), Some(Decision::Begin));
         rollout.expanded(5);
         end(&mut rollout, 5, DeliveryState::Expired);
-        assert_eq!(rollout.decide(at(31)), Some(Decision::End));
-        assert_eq!((rollout.decide(at(32)), rollout.state()), (None, RolloutState::Done));
+        assert_eq!(rollout.decide(CALENDAR, at(31)), Some(Decision::End));
+        assert_eq!((rollout.decide(CALENDAR, at(32)), rollout.state()), (None, RolloutState::Done));
         assert_eq!(rollout.record.ended, Some(at(31).instant));
+    }
+
+    #[test]
+    fn a_batch_begins_only_while_the_window_is_open() {
+        let mut rollout = rollout(r#"{"batch":1,"pause_s":90}"#, 3, 0);
+        let window = Window { cron: "3600".to_owned(), minutes: 1, timezone: "UTC".to_owned() };
+        rollout.record.window = Some(window.into());
+        let opens = 3600 - 1_700_000_000 % 3600;
+        assert_eq!(rollout.decide(CALENDAR, at(0)), None);
+        assert_eq!(rollout.deadline(CALENDAR, at(0)), Some(at(opens).instant));
+        assert_eq!(rollout.decide(CALENDAR, at(opens)), Some(Decision::Begin));
+        rollout.expanded(1);
+        end(&mut rollout, 1, DeliveryState::Succeeded);
+        assert_eq!(rollout.decide(CALENDAR, at(opens + 1)), None);
+        // The pause ends when it has closed.
+        let next = Some(at(opens + 3600).instant);
+        assert_eq!(rollout.decide(CALENDAR, at(opens + 91)), None);
+        assert_eq!(rollout.deadline(CALENDAR, at(opens + 91)), next);
+        assert_eq!(rollout.decide(CALENDAR, at(opens + 3600)), Some(Decision::Begin));
     }
 }

@@ -218,7 +218,8 @@ impl<'a> TxnBuilder<'a> {
     /// What the changes of deliveries lead to at their rollouts is part of the transaction, so that a command whose
     /// deliveries have all ended is nowhere seen with a rollout that goes on.
     fn decide_rollouts(&mut self) {
-        while let Some(step) = self.ctx.commands.next_decision_of_moved(self.now) {
+        let calendar = self.ctx.config.calendar;
+        while let Some(step) = self.ctx.commands.next_decision_of_moved(calendar, self.now) {
             self.decide_rollout(step);
         }
     }

@@ -111,6 +111,16 @@ fn a_store_that_forgets_a_run_of_a_schedule_is_seen() {
 }
 
 #[test]
+fn a_hub_that_sends_outside_of_a_window_is_seen() {
+    is_seen_in(100, InjectedBug::WindowsAreLate, "window: device");
+}
+
+#[test]
+fn a_hub_that_has_a_command_wait_past_an_opening_is_seen() {
+    is_seen_in(100, InjectedBug::WindowsAreLate, "window: that is not when it opens next");
+}
+
+#[test]
 fn a_driver_that_writes_twice_is_seen() {
     is_seen(InjectedBug::DriverWritesTwice, "was sent again as attempt");
 }

@@ -55,6 +55,7 @@ impl Load {
             expires_at: now.wall.after(Duration::from_secs(3600)),
             run_timeout: Duration::from_secs(300),
             not_before: None,
+            window: None,
         };
         let row = DeliveryRecord::new(head, device.expect("the remainder is within the list"), now);
         DeliveryRecord { state: DeliveryState::Sent, attempt: 1, sends: 1, ..row }

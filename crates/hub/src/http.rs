@@ -34,6 +34,7 @@ mod send;
 mod stream;
 mod token;
 mod waits;
+mod window;
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};

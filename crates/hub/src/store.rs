@@ -332,8 +332,10 @@ pub struct StoredToken {
 pub struct StoredWait {
     /// Its device.
     pub device: StoredDevice,
-    /// Its `not_before`, as long as it waits for that.
+    /// Its `not_before` or when its window opens, as long as it waits for that.
     pub scheduled_at: Option<Timestamp>,
+    /// That is when its window opens.
+    pub awaits_window: bool,
     /// The end of its backoff.
     pub retry_at: Option<Instant>,
     /// Deliveries of the device that are sent and not terminal; no more than this many are counted:

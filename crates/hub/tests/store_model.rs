@@ -54,6 +54,7 @@ fn a_delivery() -> impl Strategy<Value = DeliveryRecord> {
         let mut row = of_many(DEVICES.len() as u64, delivery_in(seq, name, state, ms));
         row.scheduled_at = times.2.filter(|_| state == DeliveryState::Queued).map(at);
         (row.attempt, row.counted, row.rev, row.late, row.forced) = counts;
+        row.awaits_window = row.scheduled_at.is_some() && row.late;
         row.retry_at = times.0.map(instant);
         row.batch = batch.map(|(number, ms)| BatchMark { number, began_at: at(ms) });
         row.run_until = row.run_until.and(times.1).map(instant);
@@ -86,7 +87,8 @@ fn a_rollout() -> impl Strategy<Value = RolloutRecord> {
         let total = DEVICES.len() as u64;
         let new = RolloutRecord::new(plan, total, size, not_before.map(at), now_at(ms));
         let ended = ended.map(instant);
-        RolloutRecord { state, batch, size, begun, ended, reason, ..new }
+        let window = (begun % 2 == 1).then(window);
+        RolloutRecord { state, batch, size, begun, ended, reason, window, ..new }
     })
 }
 

@@ -9,6 +9,7 @@ use crate::id::{Action, CommandId, DeviceId, Seq};
 use crate::json::Json;
 use crate::rollout::Rollout;
 use crate::time::Timestamp;
+use crate::window::Window;
 
 /// How many deliveries of a command are in each state; states with none are absent.
 pub type Counts = BTreeMap<DeliveryState, u64>;
@@ -38,6 +39,8 @@ pub struct Command {
     pub done: bool,
     /// Not to be sent before this; `None` if it could be sent at once.
     pub not_before: Option<Timestamp>,
+    /// Sent only while this is open; `None` if it could be sent at any time.
+    pub window: Option<Window>,
     /// The selector that named its devices; `None` if they were named otherwise.
     pub select: Option<String>,
     /// How far it has been rolled out; `None` for one that was sent to all devices at once.

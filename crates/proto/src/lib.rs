@@ -45,6 +45,7 @@ pub mod stream;
 pub mod time;
 pub mod token;
 pub mod wait;
+pub mod window;
 
 pub use audit::{Actor, AuditEntry, AuditObject};
 pub use command::{Command, Counts, Page, Preview};
@@ -67,3 +68,4 @@ pub use similar::similar;
 pub use time::{Seconds, Timestamp};
 pub use token::{Credential, TokenId};
 pub use wait::{Wait, WaitReason};
+pub use window::Window;

@@ -117,6 +117,8 @@ pub const SCHEDULE_NAME_CHARS_MAX: usize = 64;
 pub const CRON_CHARS_MAX: usize = 128;
 /// Characters of the name of a time zone: our choice; the longest of the IANA database has 32.
 pub const ZONE_CHARS_MAX: usize = 64;
+/// Minutes for which a maintenance window is open each time: our choice, up to a day. docs/protocol.md, section 3.
+pub const WINDOW_MINUTES: Range = Range { default: 60, min: 1, max: 1_440 };
 /// A time of a schedule that is further past than this was missed: our choice, longer than a restart of the hub takes and
 /// as long as the shortest interval. docs/protocol.md, section 3.
 pub const SCHEDULE_LATE: Duration = Duration::from_secs(60);

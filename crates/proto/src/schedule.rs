@@ -15,6 +15,7 @@ use crate::problem::{Code, Problem};
 use crate::rollout::RolloutPlan;
 use crate::selector::Selector;
 use crate::time::Timestamp;
+use crate::window::Window;
 
 /// The identity of a schedule: a UUIDv7, as of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,6 +127,8 @@ pub struct SchedulePlan {
     pub run_timeout_s: Option<u64>,
     /// How each is rolled out, as it was written.
     pub rollout: Option<Json>,
+    /// When each may be sent.
+    pub window: Option<Window>,
     /// What is done while the last has not ended.
     pub overlap: Overlap,
     /// What is done about times that have passed.
@@ -164,6 +167,8 @@ pub struct Schedule {
     pub run_timeout_s: Option<u64>,
     /// How each is rolled out, as it was written.
     pub rollout: Option<Json>,
+    /// When each may be sent.
+    pub window: Option<Window>,
     /// What is done while the last has not ended.
     pub overlap: Overlap,
     /// What is done about times that have passed.
@@ -217,6 +222,7 @@ impl SchedulePlan {
             ttl_s: seconds(&mut members, "ttl_s", Range { min: 0, ..TTL_S })?,
             run_timeout_s: seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
             rollout,
+            window: Window::take(&mut members)?,
             overlap: members.take("overlap")?.unwrap_or_default(),
             missed: members.take("missed")?.unwrap_or_default(),
         };
@@ -320,7 +326,8 @@ mod tests {
     #[test]
     fn a_plan_has_its_defaults_and_is_stored_as_it_is_read() {
         let body = r#"{"name":"n","cron":"@daily","action":"a","target":{"devices":["y","x","x"]},
-            "data":{"n":1.50},"rollout":{"batch":"10%"},"ttl_s":0,"missed":"once"}"#;
+            "data":{"n":1.50},"rollout":{"batch":"10%"},"ttl_s":0,"missed":"once",
+            "window":{"cron":"@daily","minutes":60}}"#;
         let (plan, paused) = parse(body).unwrap();
         assert_eq!((plan.timezone.as_str(), paused), ("UTC", false));
         assert_eq!((plan.overlap, plan.missed), (Overlap::Skip, Missed::Once));

@@ -11,6 +11,8 @@ use crate::time::Timestamp;
 pub enum WaitReason {
     /// For its `not_before`.
     Scheduled,
+    /// For its maintenance window to open.
+    Window,
     /// For the device to connect.
     Offline,
     /// For the backoff after a nack or a lease.
@@ -30,7 +32,7 @@ pub struct Wait {
     pub reason: WaitReason,
     /// `offline`: when the device was last known to be online; `None` if it never was.
     pub since: Option<Timestamp>,
-    /// `scheduled` and `backoff`: when that ends.
+    /// `scheduled`, `window` and `backoff`: when that ends.
     pub until: Option<Timestamp>,
     /// `behind`: the command that is first.
     pub behind: Option<CommandId>,

@@ -3,8 +3,8 @@
 use bellwire_proto::{Action, DeviceId, Seconds, Selector};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
-use super::HubArg;
 use super::batches::Batches;
+use super::{HubArg, WindowArgs};
 
 /// `bellwire schedule …`.
 #[derive(Debug, Subcommand)]
@@ -21,6 +21,7 @@ Examples:
   bellwire schedule create nightly '0 3 * * *' backup --all --timezone Europe/Paris
   bellwire schedule create kiosks @hourly ping -l site=lyon,!spare --ttl 10m
   bellwire schedule create patch '30 2 * * SUN' update '{\"version\":\"2.3\"}' -l os=deb12 --missed once --batch 10%
+  bellwire schedule create fix '0 12 * * MON' update --all --ttl 18h --window '0 2 * * *' --window-for 2h --timezone Europe/Paris
   bellwire schedule create report '*/15 8-17 * * MON-FRI' report --device kiosk-7 --device kiosk-8 --overlap queue")]
     Create(Box<ScheduleCreate>),
     /// List the schedules.
@@ -102,6 +103,9 @@ pub struct ScheduleCreate {
     /// How it is rolled out.
     #[command(flatten)]
     pub batches: Batches,
+    /// When each command may be sent; in the local time of --timezone.
+    #[command(flatten)]
+    pub window: WindowArgs,
     /// When the last command has not ended at the next time.
     #[arg(long, value_enum, default_value_t = OverlapArg::Skip, value_name = "RULE")]
     pub overlap: OverlapArg,

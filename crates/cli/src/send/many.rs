@@ -9,7 +9,7 @@ use bellwire_proto::limits::PAGE_ITEMS;
 use bellwire_proto::{Action, Json, Preview};
 use futures_util::TryStreamExt as _;
 
-use super::{Data, follow, not_before, typed_data};
+use super::{Data, follow, not_before, typed_data, window};
 use crate::args::{Many, Send};
 use crate::exit;
 use crate::out::{self, Form};
@@ -82,6 +82,9 @@ async fn command(
     }
     if let Some(rollout) = args.many.batches.rollout()? {
         command = command.rollout(rollout);
+    }
+    if let Some(window) = window(args) {
+        command = command.window(window);
     }
     let at = not_before(hub, args).await?;
     let (at, note) = at.unzip();

@@ -2,7 +2,7 @@
 
 use bellwire_proto::{
     Action, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Json, Page,
-    Preview, Seconds, Selector, Timestamp, Wait,
+    Preview, Seconds, Selector, Timestamp, Wait, Window,
 };
 use futures_core::Stream;
 use http::{HeaderName, HeaderValue, Method};
@@ -34,6 +34,7 @@ pub struct SendOptions {
     wait: Option<Seconds>,
     run_timeout: Option<Seconds>,
     not_before: Option<Timestamp>,
+    window: Option<Window>,
     idempotency_key: Option<String>,
 }
 
@@ -83,6 +84,12 @@ impl SendOptions {
         self
     }
 
+    /// Sent only while this is open; the ttl goes on meanwhile. The hub then does not wait: see [`SendOptions::wait`].
+    pub fn window(mut self, window: Window) -> Self {
+        self.window = Some(window);
+        self
+    }
+
     /// 1 to 255 visible ASCII characters: a request sent again with the same key is the same
     /// command, for 24 h.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
@@ -119,6 +126,8 @@ pub struct NewCommand {
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<Window>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     rollout: Option<Json>,
     #[serde(skip)]
     idempotency_key: Option<String>,
@@ -147,6 +156,7 @@ impl NewCommand {
             ttl_s: None,
             run_timeout_s: None,
             not_before: None,
+            window: None,
             rollout: None,
             idempotency_key: None,
         }
@@ -173,6 +183,12 @@ impl NewCommand {
     /// Not sent before this time.
     pub fn not_before(mut self, not_before: Timestamp) -> Self {
         self.not_before = Some(not_before);
+        self
+    }
+
+    /// As [`SendOptions::window`].
+    pub fn window(mut self, window: Window) -> Self {
+        self.window = Some(window);
         self
     }
 
@@ -244,8 +260,8 @@ impl Controller {
         action: &Action,
         options: &SendOptions,
     ) -> Result<Delivery, Error> {
-        if let Some(not_before) = options.not_before {
-            return self.send_later(device, action, options, not_before).await;
+        if options.not_before.is_some() || options.window.is_some() {
+            return self.send_later(device, action, options).await;
         }
         let path = ["v1", "send", device.as_str(), action.as_str()];
         let call = self
@@ -265,13 +281,12 @@ impl Controller {
         call.fetch().await
     }
 
-    /// Sends a command as an envelope, which alone has a `not_before`, and reads its delivery.
+    /// Sends a command as an envelope, which alone has a `not_before` and a `window`, and reads its delivery.
     async fn send_later(
         &self,
         device: &DeviceId,
         action: &Action,
         options: &SendOptions,
-        not_before: Timestamp,
     ) -> Result<Delivery, Error> {
         let data = match &options.data {
             Data::None => None,
@@ -282,7 +297,8 @@ impl Controller {
             data,
             ttl_s: options.ttl,
             run_timeout_s: options.run_timeout,
-            not_before: Some(not_before),
+            not_before: options.not_before,
+            window: options.window.clone(),
             idempotency_key: options.idempotency_key.clone(),
             ..NewCommand::new(action.clone(), Target::Device(device.clone()))
         };

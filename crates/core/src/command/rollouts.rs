@@ -5,6 +5,7 @@ use bellwire_proto::{DeliveryState, Seq};
 
 use super::cancellation::Cancel;
 use super::{Commands, Job};
+use crate::config::Calendar;
 use crate::io::RolloutOp;
 use crate::record::{RolloutRecord, TxnId};
 use crate::rollout::{Decision, Rollout};
@@ -32,9 +33,9 @@ impl Job {
         self.rollout.is_none()
     }
 
-    fn decide(&mut self, command: Seq, now: Now) -> Option<RolloutStep> {
+    fn decide(&mut self, command: Seq, calendar: Calendar, now: Now) -> Option<RolloutStep> {
         let rollout = self.rollout.as_mut()?;
-        let decision = rollout.decide(now)?;
+        let decision = rollout.decide(calendar, now)?;
         Some(RolloutStep { command, decision, record: rollout.record().clone() })
     }
 
@@ -71,10 +72,14 @@ impl Commands {
     }
 
     /// The next thing that a rollout has decided because a delivery of it has changed.
-    pub(crate) fn next_decision_of_moved(&mut self, now: Now) -> Option<RolloutStep> {
+    pub(crate) fn next_decision_of_moved(
+        &mut self,
+        calendar: Calendar,
+        now: Now,
+    ) -> Option<RolloutStep> {
         while let Some(command) = self.moved.pop_first() {
             let job = self.jobs.get_mut(&command);
-            let step = job.and_then(|job| job.decide(command, now));
+            let step = job.and_then(|job| job.decide(command, calendar, now));
             if step.is_some() {
                 return step;
             }
@@ -83,14 +88,14 @@ impl Commands {
     }
 
     /// The next thing that a rollout has decided.
-    pub(crate) fn next_decision(&mut self, now: Now) -> Option<RolloutStep> {
-        self.jobs.iter_mut().find_map(|(seq, job)| job.decide(*seq, now))
+    pub(crate) fn next_decision(&mut self, calendar: Calendar, now: Now) -> Option<RolloutStep> {
+        self.jobs.iter_mut().find_map(|(seq, job)| job.decide(*seq, calendar, now))
     }
 
     /// When the next one is due.
-    pub(crate) fn rollout_deadline(&self, now: Now) -> Option<Instant> {
+    pub(crate) fn rollout_deadline(&self, calendar: Calendar, now: Now) -> Option<Instant> {
         let rollouts = self.jobs.values().filter_map(|job| job.rollout.as_ref());
-        rollouts.map(|rollout| rollout.deadline(now)).fold(None, earliest)
+        rollouts.map(|rollout| rollout.deadline(calendar, now)).fold(None, earliest)
     }
 
     /// Its row is part of this transaction.

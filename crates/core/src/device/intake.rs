@@ -54,6 +54,7 @@ impl Device {
         if self.queue_is_full(txn) {
             self.reject(&mut live, Code::QueueFull, txn);
         }
+        live.await_window(txn.ctx.config.calendar, txn.now);
         if let Some((key, fingerprint)) = &send.idempotency {
             txn.change(Change::PutIdempotency(Box::new(IdempotencyRecord {
                 key: key.clone(),
@@ -128,6 +129,7 @@ impl Device {
         } else if rule.online_only && offline {
             live.give_up(DeliveryState::Expired, txn.now);
         }
+        live.await_window(txn.ctx.config.calendar, txn.now);
         self.deliveries.add(live);
     }
 
@@ -166,6 +168,7 @@ pub(crate) fn store_command(
         expires_at: not_before.unwrap_or(now.wall).after(Duration::from_secs(ttl_s)),
         run_timeout: Duration::from_secs(run_timeout_s),
         not_before,
+        window: send.window.clone(),
     };
     txn.change(Change::PutCommand(Box::new(CommandRecord {
         head: head.clone(),

@@ -1,7 +1,7 @@
 //! Which delivery of a device is sent next: first in, first out, within a window.
 //!
 //! At most `max_in_flight` deliveries are in flight. One that waits after a
-//! nack or a lease holds back the younger; one that waits for `not_before` does not. Contract,
+//! nack or a lease holds back the younger; one that waits for `not_before` or its window does not. Contract,
 //! section 2, "Order". A command to many that has not been expanded to this device yet holds back
 //! the younger too: its delivery is about to come into being.
 
@@ -45,6 +45,9 @@ impl Device {
                 }
                 Head::Here(seq) => seq,
             };
+            if self.awaits_window(seq, txn) {
+                continue;
+            }
             if self.is_held_back(seq, txn) {
                 return;
             }
@@ -53,6 +56,15 @@ impl Device {
             }
             self.send_out(seq, txn);
         }
+    }
+
+    /// Whether the window of the oldest of the queue is closed: it leaves the queue until that opens, and holds back nothing.
+    fn awaits_window(&mut self, seq: Seq, txn: &TxnBuilder<'_>) -> bool {
+        let has_window =
+            self.deliveries.get(seq).is_some_and(|live| live.record.head.window.is_some());
+        let (calendar, now) = (txn.ctx.config.calendar, txn.now);
+        has_window
+            && self.deliveries.with(seq, |live| live.await_window(calendar, now)) == Some(true)
     }
 
     /// Whether the oldest of the queue has to wait.

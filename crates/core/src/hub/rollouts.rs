@@ -14,7 +14,9 @@ impl Hub {
     /// Does what a rollout has decided because time passed or an operator asked; false when none has. What follows from a
     /// change of a delivery is decided in its transaction.
     pub(super) fn go_on_with_rollouts(&mut self, now: Now) -> bool {
-        let Some(step) = self.ctx.commands.next_decision(now) else { return false };
+        let Some(step) = self.ctx.commands.next_decision(self.ctx.config.calendar, now) else {
+            return false;
+        };
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         txn.decide_rollout(step);
         let outcome = txn.finish(&mut self.txns);

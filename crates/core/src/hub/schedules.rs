@@ -5,6 +5,8 @@
 //! [`Hub::run_answered`]. Its steps: the row with the decision; the token on whose behalf it acts; the end of the last
 //! command, where that matters; the command, stored in one transaction with the row.
 
+use std::sync::Arc;
+
 use bellwire_proto::{
     Actor, AuditObject, Code, Overlap, Problem, Role, RoleName, ScheduleId, ScheduleTarget,
     Seconds, Selector, Timestamp, TokenId,
@@ -249,6 +251,7 @@ fn send_of(record: &ScheduleRecord, at: Timestamp, scope: Option<Selector>) -> S
         send.select = Some(select.clone());
     }
     send.rollout = plan.rollout().map(Box::new);
+    send.window = plan.window.clone().map(Arc::new);
     send.created_by = record.created_by.map(|token| token.to_string());
     send.idempotency = Some(key_of(record.id, at));
     send.run = Some((record.id, at));

@@ -111,7 +111,9 @@ fn store_for_many(selection: Selection, txn: &mut TxnBuilder<'_>) {
     let (id, online_only) = (txn.id(), is_online_only(&send));
     let rollout = send.rollout.as_deref().map(|plan| {
         let canaries = selection.staged_canaries;
-        RolloutRecord::new(plan.clone(), head.total, canaries, head.not_before, txn.now)
+        let window = head.window.clone();
+        let new = RolloutRecord::new(plan.clone(), head.total, canaries, head.not_before, txn.now);
+        RolloutRecord { window, ..new }
     });
     if let Some(record) = &rollout {
         txn.change(Change::PutRollout(head.seq, Box::new(record.clone())));

@@ -1,6 +1,8 @@
 //! What is stored of a rollout: its row, and to which batch a delivery belongs. The rules are in `rollout.rs` of the core.
 
-use bellwire_proto::{Rollout, RolloutPlan, RolloutState, Timestamp};
+use std::sync::Arc;
+
+use bellwire_proto::{Rollout, RolloutPlan, RolloutState, Timestamp, Window};
 
 use crate::time::{Instant, Now};
 
@@ -27,6 +29,8 @@ pub struct RolloutRecord {
     pub began_at: Timestamp,
     /// The first batch does not begin before this, by the wall clock.
     pub not_before: Option<Timestamp>,
+    /// Batches begin only while this is open, by the wall clock.
+    pub window: Option<Arc<Window>>,
     /// Why it was aborted.
     pub reason: Option<String>,
     /// When it was aborted or done, by the monotonic clock; `None` before. Its history is retained from then on.
@@ -53,6 +57,7 @@ impl RolloutRecord {
             began: now.instant,
             began_at: now.wall,
             not_before,
+            window: None,
             reason: None,
             ended: None,
         }

@@ -23,12 +23,13 @@ fn entry(every_s: u64, decided_ms: u64) -> Entry {
         ttl_s: None,
         run_timeout_s: None,
         rollout: None,
+        window: None,
         overlap: Overlap::Skip,
         missed: Missed::None,
     };
     let id = ScheduleId::from_parts(1, [1; 10]);
     let record = ScheduleRecord::new(id, plan, None, Timestamp::from_unix_ms(decided_ms));
-    Entry { record, next: None, retry_at: None, failure: None }
+    Entry::new(record)
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod sending;
 mod states;
 mod tokens;
 mod unanswered;
+mod windows;
 
 #[path = "../world/store.rs"]
 #[allow(dead_code, reason = "the simulation uses what these tests do not")]

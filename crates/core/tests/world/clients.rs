@@ -1,6 +1,7 @@
 //! People and their programs: they send, wait, lose patience, cancel, send again with the same key; and
 //! operators who register and remove devices.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_core::record::IdempotencyKey;
@@ -94,6 +95,7 @@ impl World {
             let ms = self.random.from(1, 60_000);
             send.not_before = Some(self.clock().wall.after(Duration::from_millis(ms)));
         }
+        send.window = self.any_window().map(Arc::new);
         if self.random.percent(self.profile.to_many / 3) {
             send.rollout = Some(Box::new(self.rollout_plan()));
             send.reject_when_full = true;

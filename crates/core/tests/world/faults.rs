@@ -9,7 +9,7 @@ use bellwire_proto::Timestamp;
 use super::clients::KEEPER;
 use super::judge::Verdict;
 use super::random::Random;
-use super::schedules::calendar;
+use super::schedules::{calendar, late_windows};
 use super::{Event, InjectedBug, START, World};
 
 /// How long devices go on without faults: longer than any wait that was requested, except the times to
@@ -135,7 +135,11 @@ impl World {
                     }
                 }
                 let seed = self.random.next();
-                self.hub = Hub::new(self.profile.config(), recovered, seed);
+                let mut config = self.profile.config();
+                if self.bug == Some(InjectedBug::WindowsAreLate) {
+                    config.calendar = late_windows();
+                }
+                self.hub = Hub::new(config, recovered, seed);
                 self.hub.observe_all(true);
                 (0..self.devices.len()).for_each(|index| self.begin_listening(index));
             }

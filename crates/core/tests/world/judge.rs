@@ -10,6 +10,7 @@ mod rollouts;
 mod rows;
 mod schedules;
 mod tokens;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -164,7 +165,9 @@ impl Judge {
         for change in txn.changes() {
             match change {
                 Change::PutDelivery(row) => {
-                    row_may_follow(disk.delivery(&row.device, row.head.seq), row)?;
+                    let old = disk.delivery(&row.device, row.head.seq);
+                    row_may_follow(old, row)?;
+                    windows::may_wait(row, old, at)?;
                     rollouts::delivery_may_begin(row, txn, disk)?;
                     rollouts::ends_with_its_last(row, txn, disk)?;
                     self.snapshots.entry(row.head.id).or_default().push(row.to_delivery());
@@ -190,6 +193,7 @@ impl Judge {
                 Change::PutRollout(seq, record) => {
                     let at = self.decided_at.get(&txn.id()).copied();
                     rollouts::rollout_may_follow(*seq, record, at, txn, disk)?;
+                    windows::batch_may_begin(record, disk.rollouts.get(seq), at)?;
                 }
                 Change::PutCommand(_)
                 | Change::PutTargets(..)
@@ -219,7 +223,12 @@ impl Judge {
         let Some(at) = self.decided_at.remove(&id) else {
             return Err(format!("{id:?} was committed twice"));
         };
-        for Sending { device, seq, not_before, retry_at, expires } in sent {
+        for Sending { device, seq, not_before, retry_at, expires, window } in sent {
+            if window.as_ref().is_some_and(|window| !windows::is_open(window, at.wall)) {
+                return Err(format!(
+                    "window: {device} is sent {seq} at {at:?}, outside of {window:?}"
+                ));
+            }
             if *expires <= at.instant {
                 return Err(format!("time: {device} is sent {seq} at {at:?}, after {expires:?}"));
             }

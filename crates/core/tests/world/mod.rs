@@ -54,6 +54,8 @@ pub(crate) enum InjectedBug {
     StoreForgetsTimes,
     /// After a restart no run of a schedule was decided.
     StoreForgetsRuns,
+    /// After a restart windows open half a minute late, and close so.
+    WindowsAreLate,
     /// The driver writes every frame twice.
     DriverWritesTwice,
     /// The driver loses some answers.

@@ -1,14 +1,20 @@
 //! Operators who make, change, pause and delete schedules; and the calendar of the world, which has no zones: a schedule is
 //! due every so many seconds of the wall clock, until the world grows calm.
 
+use std::time::Duration;
+
 use bellwire_core::record::ScheduleRecord;
 use bellwire_core::{Calendar, ScheduleOp};
 use bellwire_proto::{
     Json, Missed, Overlap, Role, ScheduleId, SchedulePlan, ScheduleTarget, Timestamp, TokenId,
+    Window,
 };
 
 use super::judge::Requested;
 use super::{Input, Owner, WALL_START_MS, World};
+
+/// The `timezone` of what is due again and again whatever the world does: windows.
+const FOR_EVER: &str = "18446744073709551615";
 
 /// Due at every multiple of `cron` seconds, from the start of the world up to the time `timezone`; both are numbers.
 pub(crate) fn calendar() -> Calendar {
@@ -16,6 +22,17 @@ pub(crate) fn calendar() -> Calendar {
         let (every_ms, end_ms) = (cron.parse::<u64>().ok()? * 1000, timezone.parse::<u64>().ok()?);
         let next_ms = (after.unix_ms().max(WALL_START_MS) / every_ms + 1) * every_ms;
         (next_ms <= end_ms).then(|| Timestamp::from_unix_ms(next_ms))
+    })
+}
+
+/// The same, with windows that are late.
+pub(crate) fn late_windows() -> Calendar {
+    Calendar(|cron, timezone, after| {
+        if timezone != FOR_EVER {
+            return (calendar().0)(cron, timezone, after);
+        }
+        let late = Duration::from_secs(30);
+        (calendar().0)(cron, timezone, after.before(late)).map(|at| at.after(late))
     })
 }
 
@@ -56,6 +73,15 @@ impl World {
         self.request(Owner::Client(index), requested, |request| Input::Schedule(request, op));
     }
 
+    /// For some, a window that is open for a minute and closed for the rest of its period; and so on for ever.
+    pub(super) fn any_window(&mut self) -> Option<Window> {
+        self.random.percent(15).then(|| Window {
+            cron: self.random.pick(&["50", "90", "180", "600"]).to_owned(),
+            minutes: 1,
+            timezone: FOR_EVER.to_owned(),
+        })
+    }
+
     fn schedule_plan(&mut self) -> SchedulePlan {
         let active_s = self.profile.active.as_secs();
         let every_s = active_s / self.random.pick(&[3, 10, 40]) + 1;
@@ -66,6 +92,7 @@ impl World {
             2 => ScheduleTarget::Select("number".to_owned()),
             _ => ScheduleTarget::All(true),
         };
+        let window = self.any_window();
         let rollout = self.random.percent(10).then(|| Json::parse(r#"{"batch":1}"#).unwrap());
         SchedulePlan {
             // Few names for all.
@@ -78,6 +105,7 @@ impl World {
             ttl_s: self.random.pick(&[None, Some(0), Some(5), Some(600)]),
             run_timeout_s: self.random.pick(&[None, Some(5)]),
             rollout,
+            window,
             overlap: self.random.pick(&[Overlap::Skip, Overlap::Queue]),
             missed: self.random.pick(&[Missed::None, Missed::Once]),
         }

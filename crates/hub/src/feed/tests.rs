@@ -167,6 +167,7 @@ fn snapshot(of_kiosk: bool) -> Snapshot {
         counts: Counts::new(),
         done: false,
         not_before: None,
+        window: None,
         select: None,
         rollout: None,
         parent: None,

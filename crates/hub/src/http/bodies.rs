@@ -8,7 +8,7 @@ use bellwire_core::{Target, TargetQuery};
 use bellwire_proto::limits::{REPORT_BATCH_ITEMS_MAX, RUN_TIMEOUT_S, Range, TTL_S};
 use bellwire_proto::{
     Action, Code, CommandId, DeliveryState, DeviceId, Json, Members, Problem, Report, RolloutPlan,
-    Seconds, Selector, Timestamp,
+    Seconds, Selector, Timestamp, Window,
 };
 use serde_json::value::RawValue;
 
@@ -63,6 +63,8 @@ pub struct Envelope {
     pub run_timeout: Option<Seconds>,
     /// The time before which it is not sent.
     pub not_before: Option<Timestamp>,
+    /// While what is open it is sent.
+    pub window: Option<Window>,
     /// How it is rolled out.
     pub rollout: Option<RolloutPlan>,
 }
@@ -123,6 +125,7 @@ impl Envelope {
             ttl: take_seconds(&mut members, "ttl_s", TTL_OR_ZERO_S)?,
             run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
             not_before: members.take("not_before")?,
+            window: Window::take(&mut members)?,
             rollout: take_rollout(&mut members)?,
         };
         members.finish()?;

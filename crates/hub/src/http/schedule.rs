@@ -8,19 +8,19 @@ use bellwire_core::record::ScheduleRecord;
 use bellwire_proto::limits::{SCHEDULE_BYTES_MAX, SCHEDULE_UPCOMING};
 use bellwire_proto::merge_patch::merge;
 use bellwire_proto::{
-    Code, Members, Page, Problem, Role, Schedule, ScheduleId, SchedulePlan, TokenId,
+    Code, Members, Page, Problem, Role, Schedule, ScheduleId, SchedulePlan, Seconds, TokenId,
 };
 use http::{StatusCode, header};
 
 use super::caller::Caller;
 use super::request::Request;
-use super::{page, problem};
+use super::{page, problem, window};
 use crate::calendar::Calendar;
 use crate::driver::Driver;
 use crate::store::Cursor;
 
 /// The members that a patch may have.
-const MEMBERS: [&str; 12] = [
+const MEMBERS: [&str; 13] = [
     "name",
     "cron",
     "timezone",
@@ -30,6 +30,7 @@ const MEMBERS: [&str; 12] = [
     "ttl_s",
     "run_timeout_s",
     "rollout",
+    "window",
     "overlap",
     "missed",
     "paused",
@@ -188,9 +189,13 @@ fn owner(driver: &Driver, caller: &Caller) -> Result<Option<TokenId>, Problem> {
 async fn check(driver: &Driver, caller: &Caller, plan: &SchedulePlan) -> Result<(), Problem> {
     caller.may_send(&plan.action)?;
     let calendar = Calendar::parse(&plan.cron, &plan.timezone)?;
-    if calendar.next(driver.now()).is_none() {
+    let Some(next) = calendar.next(driver.now()) else {
         let detail = "member \"cron\" is a time that never comes";
         return Err(Problem::bad_request(detail));
+    };
+    if let Some(window) = &plan.window {
+        let (is_rollout, ttl) = (plan.rollout.is_some(), plan.ttl_s.map(Seconds::new));
+        window::check(window, is_rollout, Some(next), ttl, driver.now())?;
     }
     caller.sees(driver, plan.target.devices()).await
 }
@@ -238,6 +243,7 @@ fn shown(record: ScheduleRecord) -> Schedule {
         ttl_s: plan.ttl_s,
         run_timeout_s: plan.run_timeout_s,
         rollout: plan.rollout,
+        window: plan.window,
         overlap: plan.overlap,
         missed: plan.missed,
         paused,

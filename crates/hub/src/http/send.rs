@@ -1,6 +1,7 @@
 //! Sending: `POST /v1/send/{device}/{action}` and `POST /v1/commands`. Contract, section 3.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use axum::response::Response;
 use bellwire_core::record::IdempotencyKey;
@@ -16,6 +17,7 @@ use super::bodies::{self, Envelope, TTL_OR_ZERO_S};
 use super::params::{self, Query};
 use super::problem;
 use super::request::Request;
+use super::window;
 
 /// `POST /v1/send/{device}/{action}`: the body is the data.
 pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
@@ -74,6 +76,11 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
         }
     };
     request.caller.sees(&request.driver, targets).await?;
+    if let Some(window) = &envelope.window {
+        let is_rollout = envelope.rollout.is_some();
+        let now = request.driver.now();
+        window::check(window, is_rollout, envelope.not_before, envelope.ttl, now)?;
+    }
     if dry_run {
         request.driver.changes_nothing();
         let preview = request.driver.preview(&envelope.target).await?;
@@ -86,6 +93,7 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     send.ttl = envelope.ttl;
     send.run_timeout = envelope.run_timeout;
     send.not_before = envelope.not_before;
+    send.window = envelope.window.map(Arc::new);
     send.select = envelope.select;
     send.rollout = envelope.rollout.map(Box::new);
     send.reject_when_full = true;
@@ -93,9 +101,13 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     identify(&mut send, &request, key, Query::default(), &media_type, &body);
     let keyed = send.idempotency.is_some();
     let command = if one {
-        let not_before = send.not_before;
+        let (not_before, window) = (send.not_before, send.window.clone());
         let delivery = request.driver.send(send).await?;
-        only_one(&delivery, data, request.caller.name().map(Cow::into_owned), not_before)
+        let created_by = request.caller.name().map(Cow::into_owned);
+        Command {
+            window: window.as_deref().cloned(),
+            ..only_one(&delivery, data, created_by, not_before)
+        }
     } else {
         request.driver.send_to_many(send, request.caller.visible()).await?
     };
@@ -127,6 +139,10 @@ pub(super) async fn retry(mut request: Request) -> Result<Response, Problem> {
     let run_timeout = request.driver.store().run_timeout(parent.id).await?;
     send.run_timeout = run_timeout.map(|run_timeout| Seconds::new(run_timeout.as_secs()));
     send.parent = Some(parent.id);
+    if let Some(window) = &parent.window {
+        window::check(window, false, None, send.ttl, request.driver.now())?;
+    }
+    send.window = parent.window.map(Arc::new);
     let media_type = params::media_type(&request.head.headers);
     identify(&mut send, &request, key, Query::default(), &media_type, &body);
     let command = request.driver.send_to_many(send, visible).await?;
@@ -169,6 +185,7 @@ fn only_one(
         done: delivery.state.is_terminal(),
         // A time that was past when the command was stored has no effect, and is not stored.
         not_before: not_before.filter(|at| *at > delivery.created_at),
+        window: None,
         select: None,
         rollout: None,
         parent: None,

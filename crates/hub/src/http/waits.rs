@@ -49,7 +49,8 @@ fn explain(
         behind: None,
     };
     if let Some(at) = stored.scheduled_at {
-        (wait.reason, wait.until) = (WaitReason::Scheduled, Some(at));
+        let reason = if stored.awaits_window { WaitReason::Window } else { WaitReason::Scheduled };
+        (wait.reason, wait.until) = (reason, Some(at));
     } else if !device.online {
         (wait.reason, wait.since) = (WaitReason::Offline, device.last_seen_at);
     } else if let Some(at) = retry_at {

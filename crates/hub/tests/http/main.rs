@@ -29,3 +29,4 @@ mod streams;
 mod support;
 mod targets;
 mod tokens;
+mod windows;

@@ -26,7 +26,7 @@ use bellwire_hub::store::{
     DeviceFilter, Options, Reading, SqliteStore, Store, StoreError, StoreEvents, StoredDevice,
 };
 use bellwire_proto::{
-    CommandId, DeliveryState, DeviceId, Json, Labels, Members, RolloutPlan, Seq, Timestamp,
+    CommandId, DeliveryState, DeviceId, Json, Labels, Members, RolloutPlan, Seq, Timestamp, Window,
 };
 
 /// The time at which the tests play.
@@ -72,6 +72,7 @@ pub fn command(seq: u64) -> CommandRecord {
             expires_at: at(seq + 3_600_000),
             run_timeout: Duration::from_secs(300),
             not_before: None,
+            window: seq.is_multiple_of(3).then(window),
         },
         data: json(&format!("{{\"n\":{seq}}}")),
         created_by: None,
@@ -79,6 +80,11 @@ pub fn command(seq: u64) -> CommandRecord {
         parent: None,
         online_only: false,
     }
+}
+
+/// The window of every third command.
+pub fn window() -> Arc<Window> {
+    Arc::new(Window { cron: "0 2 * * *".into(), minutes: 90, timezone: "Europe/Paris".into() })
 }
 
 /// Its delivery to a device, as it is queued.

@@ -124,6 +124,7 @@ impl Model {
             done: terminal >= row.head.total,
             counts,
             not_before: row.head.not_before,
+            window: row.head.window.as_deref().cloned(),
             select: None,
             rollout: rollout.map(RolloutRecord::to_rollout),
             parent: None,

@@ -1,12 +1,13 @@
 //! The judge's rules about a delivery's row: how one version of it may follow another, and which rows of
 //! a transaction are sendings. `judge.rs` judges their order and number.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_core::Instant;
 use bellwire_core::record::{Change, DeliveryRecord, Txn};
 use bellwire_proto::limits::{COUNTED_ATTEMPTS_MAX, SENDS_MAX};
-use bellwire_proto::{DeliveryState, DeviceId, Seq, Timestamp};
+use bellwire_proto::{DeliveryState, DeviceId, Seq, Timestamp, Window};
 
 use super::super::store::Disk;
 use super::Verdict;
@@ -24,6 +25,8 @@ pub(crate) struct Sending {
     pub(super) retry_at: Option<Instant>,
     /// From this time on it must not be sent.
     pub(super) expires: Instant,
+    /// To be sent only while this is open.
+    pub(super) window: Option<Arc<Window>>,
 }
 
 /// The deliveries that a transaction sends. `disk` is the state before it.
@@ -40,7 +43,8 @@ pub(crate) fn sendings(txn: &Txn, disk: &Disk) -> Vec<Sending> {
         let ready = old.is_some_and(|old| old.scheduled_at.is_none());
         let not_before = row.head.not_before.filter(|_| !ready);
         let (device, seq, expires) = (row.device.clone(), row.head.seq, row.expires);
-        let sending = Sending { device, seq, not_before, retry_at, expires };
+        let window = row.head.window.clone();
+        let sending = Sending { device, seq, not_before, retry_at, expires, window };
         (row.sends > old.map_or(0, |old| old.sends)).then_some(sending)
     };
     rows.filter_map(sending).collect()
@@ -57,7 +61,7 @@ pub(super) fn row_may_follow(old: Option<&DeliveryRecord>, new: &DeliveryRecord)
     let Some(old) = old else {
         return Ok(());
     };
-    let moved = new.expires != old.expires && old.scheduled_at.is_none();
+    let moved = new.expires != old.expires && (old.scheduled_at.is_none() || old.awaits_window);
     verdict(!moved, "its time to live changed")?;
     verdict(new.head == old.head && new.device == old.device, "another delivery")?;
     verdict(new.version > old.version, "the version did not rise")?;

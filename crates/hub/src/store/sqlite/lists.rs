@@ -265,6 +265,7 @@ fn shown(
         done: terminal.map(|(_, count)| count).sum::<u64>() >= record.head.total,
         counts,
         not_before: record.head.not_before,
+        window: record.head.window.as_deref().cloned(),
         select: record.select,
         rollout: rollout.map(|rollout| rollout.to_rollout()),
         parent: record.parent,

@@ -8,11 +8,11 @@ use super::rows::{self, instant_ms, int, ms, state_number};
 
 pub(super) const PUT_ROLLOUT: &str = "
     INSERT OR REPLACE INTO rollouts
-        (seq, state, batch, batches, canaries, size, begun, began, began_at, not_before, ended, reason, plan)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+        (seq, state, batch, batches, canaries, size, begun, began, began_at, not_before, ended, reason, plan, window)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 
 const ROLLOUT: &str = "
-    SELECT state, batch, batches, canaries, size, begun, began, began_at, not_before, ended, reason, plan
+    SELECT state, batch, batches, canaries, size, begun, began, began_at, not_before, ended, reason, plan, window
     FROM rollouts WHERE seq = ?1";
 
 /// The number of a state on disk. Never to be changed; those that have not ended are below 2.
@@ -46,6 +46,7 @@ pub(super) fn put_rollout(
         rollout.ended.map(instant_ms),
         rollout.reason,
         plan,
+        rows::window_text(rollout.window.as_deref())?,
     ])
 }
 
@@ -71,6 +72,7 @@ fn read(row: &Row<'_>) -> Result<RolloutRecord> {
         not_before: rows::maybe_time(row, 8)?,
         ended: rows::maybe_instant(row, 9)?,
         reason: row.get(10)?,
+        window: rows::maybe_window(row, 12)?,
         plan: serde_json::from_str(row.get_ref(11)?.as_str()?).map_err(|e| rows::damaged(11, e))?,
     })
 }

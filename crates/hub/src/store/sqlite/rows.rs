@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bellwire_core::Instant;
@@ -14,7 +15,7 @@ use bellwire_core::record::{
 };
 use bellwire_proto::{
     CommandId, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Outcome, Progress, Seq, Timestamp,
-    TokenId,
+    TokenId, Window,
 };
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row, Statement, params};
@@ -27,11 +28,11 @@ macro_rules! delivery_columns {
          c.created, c.total, d.device, d.state, d.attempt, d.sends, d.counted, d.rev, d.version, \
          d.updated_at, d.updated, d.expires, d.flags, d.scheduled_at, d.retry_at, d.run_until, \
          d.cancelling_since, d.progress, d.exit_code, d.error_code, d.error_message, d.result, \
-         d.stdout, d.stderr, d.batch, d.began_at"
+         d.stdout, d.stderr, d.batch, d.began_at, c.window"
     };
 }
 /// How many columns that is: what is selected after them has this index.
-pub(super) const DELIVERY_COLUMNS: usize = 33;
+pub(super) const DELIVERY_COLUMNS: usize = 34;
 
 /// Where [`delivery_columns`] has the device.
 pub(super) const DEVICE: usize = 9;
@@ -42,12 +43,12 @@ pub(super) const STATE: usize = 10;
 macro_rules! command_columns {
     () => {
         "c.seq, c.id, c.action, c.created_at, c.expires_at, c.run_timeout_ms, c.not_before, \
-         c.created, c.total, c.online_only, c.created_by, c.data, c.selector, c.parent"
+         c.created, c.total, c.online_only, c.created_by, c.data, c.selector, c.parent, c.window"
     };
 }
 
 /// How many columns that is: what is selected after them has this index.
-pub(super) const COMMAND_COLUMNS: usize = 14;
+pub(super) const COMMAND_COLUMNS: usize = 15;
 
 /// A device in the order in which [`device`] reads it.
 macro_rules! device_columns {
@@ -64,6 +65,8 @@ const TRUNCATED: i64 = 1;
 const LATE: i64 = 2;
 /// Whether the hub alone decided on `cancelled`, in `flags`.
 const FORCED: i64 = 4;
+/// Whether it waits for its window, in `flags`.
+pub(super) const AWAITS_WINDOW: i64 = 8;
 
 /// The number of a state on disk. Never to be changed; live states are those below 5, as the
 /// partial indexes say.
@@ -120,6 +123,7 @@ pub(super) fn put_command(statement: &mut Statement<'_>, command: &CommandRecord
         command.data.as_str(),
         command.select,
         command.parent.map(|parent| parent.to_bytes()),
+        window_text(head.window.as_deref())?,
     ])
 }
 
@@ -141,7 +145,10 @@ pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) 
         ms(row.updated_at),
         instant_ms(row.updated),
         instant_ms(row.expires),
-        flag(outcome.is_truncated(), TRUNCATED) | flag(row.late, LATE) | flag(row.forced, FORCED),
+        flag(outcome.is_truncated(), TRUNCATED)
+            | flag(row.late, LATE)
+            | flag(row.forced, FORCED)
+            | flag(row.awaits_window, AWAITS_WINDOW),
         row.scheduled_at.map(ms),
         row.retry_at.map(instant_ms),
         row.run_until.map(instant_ms),
@@ -162,7 +169,7 @@ pub(super) fn put_delivery(statement: &mut Statement<'_>, row: &DeliveryRecord) 
 /// Reads a command: [`command_columns`].
 pub(super) fn command(row: &Row<'_>) -> Result<CommandRecord> {
     Ok(CommandRecord {
-        head: head(row)?,
+        head: head(row, 14)?,
         online_only: row.get(9)?,
         created_by: row.get(10)?,
         data: json(row, 11)?,
@@ -179,7 +186,7 @@ pub(super) fn delivery(row: &Row<'_>) -> Result<DeliveryRecord> {
         Some(code) => Some(ErrorInfo { code, message: row.get(27)? }),
     };
     Ok(DeliveryRecord {
-        head: head(row)?,
+        head: head(row, 33)?,
         device: text(row, DEVICE)?,
         batch: match (maybe_uint(row, 31)?, maybe_time(row, 32)?) {
             (Some(number), Some(began_at)) => Some(BatchMark { number, began_at }),
@@ -206,6 +213,7 @@ pub(super) fn delivery(row: &Row<'_>) -> Result<DeliveryRecord> {
         late: flags & LATE != 0,
         forced: flags & FORCED != 0,
         scheduled_at: maybe_time(row, 20)?,
+        awaits_window: flags & AWAITS_WINDOW != 0,
         retry_at: maybe_instant(row, 21)?,
         run_until: maybe_instant(row, 22)?,
         cancelling_since: maybe_instant(row, 23)?,
@@ -245,8 +253,8 @@ pub(super) fn idempotency(row: &Row<'_>, key: IdempotencyKey) -> Result<Idempote
     })
 }
 
-/// The first nine of both a command and a delivery: what [`command_columns`] begins with.
-pub(super) fn head(row: &Row<'_>) -> Result<CommandHead> {
+/// The first nine of both a command and a delivery: what [`command_columns`] begins with. Its window is where `window` says.
+fn head(row: &Row<'_>, window: usize) -> Result<CommandHead> {
     Ok(CommandHead {
         seq: seq(row, 0)?,
         id: id(row, 1)?,
@@ -257,7 +265,20 @@ pub(super) fn head(row: &Row<'_>) -> Result<CommandHead> {
         not_before: maybe_time(row, 6)?,
         created: instant(row, 7)?,
         total: uint(row, 8)?,
+        window: maybe_window(row, window)?,
     })
+}
+
+/// A window as it is stored: a JSON object.
+pub(super) fn window_text(window: Option<&Window>) -> Result<Option<String>> {
+    let text = window.map(serde_json::to_string).transpose();
+    text.map_err(|e| Error::ToSqlConversionFailure(e.into()))
+}
+
+pub(super) fn maybe_window(row: &Row<'_>, at: usize) -> Result<Option<Arc<Window>>> {
+    let text = row.get_ref(at)?.as_str_or_null()?;
+    let window = text.map(|text| serde_json::from_str::<Window>(text).map_err(|e| damaged(at, e)));
+    Ok(window.transpose()?.map(Arc::new))
 }
 
 /// A span as it is stored: milliseconds.

@@ -12,7 +12,7 @@ use crate::store::{StoredWait, Visible};
 
 /// The deliveries of command `?1` after device `?2`: device, whether it is queued, and what is set against sending it.
 const DELIVERIES: &str = "
-    SELECT device, state = 0, scheduled_at, retry_at FROM deliveries
+    SELECT device, state = 0, scheduled_at, retry_at, flags FROM deliveries
     WHERE seq = ?1 AND device > ?2 ORDER BY device";
 
 /// What device `?1` has in flight.
@@ -46,6 +46,7 @@ pub(super) fn waits(
                 let in_flight = in_flight(connection, &device)?;
                 let wait = StoredWait {
                     scheduled_at: rows::maybe_time(row, 2)?,
+                    awaits_window: row.get::<_, i64>(4)? & rows::AWAITS_WINDOW != 0,
                     retry_at: rows::maybe_instant(row, 3)?,
                     in_flight: in_flight.len(),
                     first_in_flight: in_flight.first().copied(),

@@ -24,7 +24,7 @@ use super::tokens;
 use crate::store::{StoreError, StoreEvents};
 
 const PUT_COMMAND: &str = "
-    INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+    INSERT INTO commands VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
     ON CONFLICT (seq) DO NOTHING";
 
 /// An upsert would compute the entries of every index twice, so these are two statements.

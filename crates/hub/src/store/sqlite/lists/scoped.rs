@@ -78,6 +78,7 @@ pub(super) fn shown(
         done: terminal >= total,
         counts,
         not_before: head.not_before,
+        window: head.window.as_deref().cloned(),
         select: record.select,
         rollout: rollout.map(|rollout| rollout.to_rollout()),
         parent: record.parent,

@@ -1,4 +1,4 @@
--- Schedules.
+-- Schedules, and maintenance windows.
 --
 -- - plan is what was posted, as JSON. decided_at: every time up to this is decided. run_at: the time of a run that was decided
 --   and whose command is not stored yet. last_at and last_command: the last run. skipped_at and skipped_reason: the last time
@@ -19,3 +19,8 @@ CREATE TABLE schedules (
     skipped_reason TEXT,
     version        INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- When a command may be sent, and when a batch of a rollout may begin: a window as JSON; NULL is at any time. Of a delivery
+-- that waits for one, scheduled_at is when it opens, and flags has 8.
+ALTER TABLE commands ADD COLUMN window TEXT;
+ALTER TABLE rollouts ADD COLUMN window TEXT;
