@@ -50,7 +50,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, header};
 
 use crate::driver::{By, Driver};
-use crate::listen::OpenListener;
+use crate::listen::RequestOrigin;
 use crate::quota::Exceeded;
 use crate::store::{Cursor, PageRequest};
 use audit::LoggedRequest;
@@ -311,7 +311,7 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
 
 /// Whether a request needs no credential: the hub is open, or the listener that it came by.
 fn is_open_for(driver: &Driver, head: &Parts) -> bool {
-    driver.is_open() || head.extensions.get::<OpenListener>().is_some()
+    driver.is_open() || head.extensions.get::<RequestOrigin>().is_some_and(|from| from.open)
 }
 
 /// Who is calling.
