@@ -21,7 +21,8 @@ pub(crate) struct Grants {
     /// How many `admin` tokens there are, expired or not. None: the hub is open.
     admins: u64,
     entries: HashMap<TokenId, Entry>,
-    /// The open streams of each token, so that its end costs no walk over all streams.
+    /// The open streams of each token, so that its end costs no walk over all streams; without those of a device's own token, which
+    /// are found by the device, if it does not expire: a fleet has one of these for each stream.
     sessions: BTreeSet<(TokenId, SessionId)>,
     /// How many a token has, if that is more than one: most are of a device, which has one.
     several: HashMap<TokenId, u64>,
@@ -225,6 +226,9 @@ impl Grants {
     // --- Streams ---
 
     pub(crate) fn begin_session(&mut self, token: TokenUse, session: SessionId) {
+        if token.own && token.expires_at.is_none() {
+            return;
+        }
         let has_another = self.sessions_of(token.id).next().is_some();
         if self.sessions.insert((token.id, session)) && has_another {
             *self.several.entry(token.id).or_insert(1) += 1;
@@ -251,7 +255,7 @@ impl Grants {
         }
     }
 
-    /// How many streams of a token are open.
+    /// How many streams of a token are open, which is not a device's own.
     pub(crate) fn streams(&self, token: TokenId) -> u64 {
         let one = || u64::from(self.sessions_of(token).next().is_some());
         self.several.get(&token).copied().unwrap_or_else(one)

@@ -66,7 +66,7 @@ const RUNS_AT_ONCE: usize = 32;
 ///    [`handle_put_facts`](Self::handle_put_facts), [`handle_delete_device`](Self::handle_delete_device).
 ///    Tokens: [`handle_create_token`](Self::handle_create_token), [`handle_revoke_token`](Self::handle_revoke_token),
 ///    [`handle_enroll`](Self::handle_enroll), [`handle_approve`](Self::handle_approve),
-///    [`handle_token_used`](Self::handle_token_used). Schedules: [`handle_schedule`](Self::handle_schedule).
+///    [`handle_tokens_used`](Self::handle_tokens_used). Schedules: [`handle_schedule`](Self::handle_schedule).
 ///    The audit log: [`audit`](Self::audit), [`handle_audit`](Self::handle_audit).
 /// 5. **The store**: [`handle_committed`](Self::handle_committed),
 ///    [`handle_loaded`](Self::handle_loaded), [`handle_store_failed`](Self::handle_store_failed).

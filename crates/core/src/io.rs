@@ -189,6 +189,8 @@ pub struct TokenUse {
     pub id: TokenId,
     /// When it expires.
     pub expires_at: Option<Timestamp>,
+    /// It is stored as a token of the device that listens, so that its end names the device.
+    pub own: bool,
 }
 
 /// A device that enrols.

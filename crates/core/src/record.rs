@@ -12,6 +12,7 @@ mod rollout;
 mod schedule;
 mod targets;
 
+use core::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -273,10 +274,10 @@ impl TokenRecord {
 pub struct AuditRecord {
     /// When, by the wall clock; of several refusals, the first.
     pub at: Timestamp,
-    /// Who.
-    pub actor: Actor,
+    /// Who. Shared, for a caller has as a rule more than one entry.
+    pub actor: Arc<Actor>,
     /// From where, without the port.
-    pub address: Option<String>,
+    pub address: Option<IpAddr>,
     /// What.
     pub verb: &'static str,
     /// Whom it concerned.

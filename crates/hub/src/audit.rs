@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -67,7 +68,7 @@ struct Refusals {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     token: Option<String>,
-    address: Option<String>,
+    address: Option<IpAddr>,
     code: Option<Code>,
 }
 
@@ -94,11 +95,8 @@ impl Audit {
     /// A refusal: what is to be written of it now, unless an equal one was within the last minute.
     pub(crate) fn refused(&self, mut record: AuditRecord, now: Instant) -> Option<AuditRecord> {
         let mut refusals = self.refusals();
-        let mut key = Key {
-            token: record.actor.token.clone(),
-            address: record.address.clone(),
-            code: record.code,
-        };
+        let mut key =
+            Key { token: record.actor.token.clone(), address: record.address, code: record.code };
         if refusals.open.len() >= AUDIT_REFUSALS_MAX && !refusals.open.contains_key(&key) {
             key = Key { token: None, address: None, code: record.code };
             (record.actor, record.address) = Default::default();
@@ -175,13 +173,13 @@ impl Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bellwire_proto::{Actor, AuditObject, Timestamp};
+    use bellwire_proto::{AuditObject, Timestamp};
 
     fn refusal(address: &str, code: Code) -> AuditRecord {
         AuditRecord {
             at: Timestamp::from_unix_ms(0),
-            actor: Actor::default(),
-            address: Some(address.to_owned()),
+            actor: Default::default(),
+            address: Some(address.parse().unwrap()),
             verb: verb::READ,
             object: AuditObject::default(),
             status: code.status(),
@@ -225,13 +223,13 @@ mod tests {
         let audit = Audit::new(0);
         let mut written = 0;
         for n in 0..AUDIT_REFUSALS_MAX + 500 {
-            let record = refusal(&n.to_string(), Code::Unauthenticated);
+            let record = refusal(&format!("10.0.{}.{}", n / 256, n % 256), Code::Unauthenticated);
             written += audit.refused(record, at(0)).map_or(0, |row| row.count);
         }
         assert_eq!(audit.refusals().open.len(), AUDIT_REFUSALS_MAX + 1);
         let rest = audit.take_counted(at(60), false);
         assert_eq!(rest.len(), 1, "{rest:?}");
-        assert_eq!((rest[0].address.as_deref(), rest[0].count), (None, 500));
+        assert_eq!((rest[0].address, rest[0].count), (None, 500));
         assert_eq!(written - 1 + rest[0].count, AUDIT_REFUSALS_MAX as u64 + 500);
         assert_eq!(audit.due(), None, "and all of it is forgotten");
     }

@@ -46,7 +46,7 @@ mod tokens;
 mod trials;
 mod watching;
 
-pub(crate) use audited::{By, Follower};
+pub(crate) use audited::{By, Follower, Who};
 pub use labels::{LabelsChange, LabelsChanged};
 use reply::Reply;
 pub use reserved::Reserved;

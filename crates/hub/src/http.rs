@@ -47,12 +47,12 @@ use axum::body::Body;
 use axum::response::Response;
 use axum::routing::any;
 use bellwire_proto::limits::{PAGE_ITEMS, URI_BYTES_MAX};
-use bellwire_proto::{Actor, Code, DeviceId, Problem};
+use bellwire_proto::{Code, DeviceId, Problem};
 use http::request::Parts;
 use http::{Method, StatusCode, header};
 
-use crate::driver::{By, Driver};
-use crate::listen::OpenListener;
+use crate::driver::{By, Driver, Who};
+use crate::listen::RequestOrigin;
 use crate::quota::Exceeded;
 use crate::store::{Cursor, PageRequest};
 use audit::LoggedRequest;
@@ -279,17 +279,17 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
     };
     let logged = LoggedRequest::of(served, route.path, &head);
     let address = request::address(&head);
-    let refuse = |actor: Actor, refusal: &Problem| {
-        logged.refused(&driver.acting_for(Arc::new(By::new(actor, address))), refusal);
+    let refuse = |who: Who, refusal: &Problem| {
+        logged.refused(&driver.acting_for(Arc::new(By::new(who, address))), refusal);
         problem::problem(refusal)
     };
-    let refuse_for_now = |actor: Actor, refusal: &Exceeded| {
-        refuse(actor, &refusal.problem);
+    let refuse_for_now = |who: Who, refusal: &Exceeded| {
+        refuse(who, &refusal.problem);
         exceeded(refusal)
     };
     let now = driver.clocks().instant;
     if let Err(refusal) = driver.quota().request(address, now) {
-        return refuse_for_now(Actor::default(), &refusal);
+        return refuse_for_now(Who::Nobody, &refusal);
     }
     let open = is_open_for(&driver, &head);
     let page = if open {
@@ -298,7 +298,7 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         browsers.check_page_of(&head, served.effect)
     };
     if let Err(refusal) = page {
-        return refuse(Actor::default(), &refusal);
+        return refuse(Who::Nobody, &refusal);
     }
     let caller = match caller(&driver, served, &head).await {
         Ok(caller) => caller,
@@ -307,20 +307,20 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
                 && head.headers.contains_key(header::AUTHORIZATION);
             let slowed = failed.then(|| driver.quota().failed_credential(address, now)).flatten();
             return match slowed {
-                Some(slowed) => refuse_for_now(Actor::default(), &slowed),
-                None => refuse(Actor::default(), &refusal),
+                Some(slowed) => refuse_for_now(Who::Nobody, &slowed),
+                None => refuse(Who::Nobody, &refusal),
             };
         }
     };
     if let Some(name) = caller.name()
         && let Err(refusal) = driver.quota().request_with(&name, caller.role_name(), now)
     {
-        return refuse_for_now(audit::actor(&caller), &refusal);
+        return refuse_for_now(audit::who(&caller), &refusal);
     }
     if let Err(refusal) = allowed(&caller, route, served, &head) {
-        return refuse(audit::actor(&caller), &refusal);
+        return refuse(audit::who(&caller), &refusal);
     }
-    let driver = driver.acting_for(Arc::new(By::new(audit::actor(&caller), address)));
+    let driver = driver.acting_for(Arc::new(By::new(audit::who(&caller), address)));
     let request = Request::new(driver.clone(), caller, route.path, head, body);
     match caught((served.handler)(request)).await {
         Ok(response) => {
@@ -336,7 +336,7 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
 
 /// Whether a request needs no credential: the hub is open, or the listener that it came by.
 fn is_open_for(driver: &Driver, head: &Parts) -> bool {
-    driver.is_open() || head.extensions.get::<OpenListener>().is_some()
+    driver.is_open() || head.extensions.get::<RequestOrigin>().is_some_and(|from| from.open)
 }
 
 /// Who is calling.

@@ -1,7 +1,7 @@
 //! The accept loop: HTTP/1.1 and, over TLS, HTTP/2 by hyper, on connections that can be taken over.
 //!
 //! `axum::serve` has no header timeout and no limit on connections, and does not release a socket; so
-//! the loop is our own. It serves an axum [`Router`] and puts [`ClientAddr`], [`ClientIp`], [`ListenerAddr`] and
+//! the loop is our own. It serves an axum [`Router`] and puts [`RequestOrigin`] and
 //! [`Takeover`](crate::plane::Takeover) into each request's extensions. It knows no route. One
 //! connection is served in `listen/connection.rs`.
 //!
@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use crate::config::Scheme;
 use crate::plane::ConnectionGuard;
 use crate::quota::Quota;
+use crate::tls::ClientIdentity;
 pub use crate::tls::TlsConfigs;
 pub use client::{ListenerRules, parse_proxy_header};
 use paced::Paced;
@@ -71,20 +72,23 @@ impl Default for ListenConfig {
     }
 }
 
-/// The address of the client's end of the connection, in the extensions of each request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientAddr(pub SocketAddr);
+/// Where a request comes from, in the extensions of each. All that the connection says of it is in this one, because each more
+/// costs an allocation and a place in the table of them.
+#[derive(Debug, Clone)]
+pub struct RequestOrigin {
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+    /// The client: the other end of the connection, or what the trusted proxies of the listener say of it.
+    pub client: IpAddr,
+    /// The listener that the connection came by.
+    pub listener: ListenerAddr,
+    /// Callers without a credential may do everything there.
+    pub open: bool,
+    /// Whom the client's certificate makes.
+    pub(crate) identity: Option<Arc<ClientIdentity>>,
+}
 
-/// Where a request comes from, in the extensions of each: the other end of the connection, or what the trusted proxies of
-/// the listener say of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientIp(pub IpAddr);
-
-/// The request came by a listener at which callers without a credential may do everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenListener;
-
-/// The listener that a connection came by, in the extensions of each request.
+/// The listener that a connection came by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerAddr {
     /// What is spoken there.

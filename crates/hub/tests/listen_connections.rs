@@ -15,7 +15,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use bellwire_hub::listen::{
-    ClientAddr, Endpoint, ListenConfig, ListenCounts, Listener, ListenerRules, Server,
+    Endpoint, ListenConfig, ListenCounts, Listener, ListenerRules, RequestOrigin, Server,
 };
 use bellwire_hub::plane::{
     CloseReason, Frame, Plane, Receipt, StreamEvent, StreamHead, StreamId, StreamOptions,
@@ -55,7 +55,7 @@ fn router(plane: Plane) -> (Router, Receiver<StreamId>) {
         .route(
             "/who",
             get(async |request: Request| {
-                request.extensions().get::<ClientAddr>().unwrap().0.to_string()
+                request.extensions().get::<RequestOrigin>().unwrap().peer.to_string()
             }),
         )
         .route(

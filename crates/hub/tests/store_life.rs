@@ -16,8 +16,7 @@ use bellwire_core::record::{
 use bellwire_hub::store::{AuditFilter, CommandFilter, Cursor, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
 use bellwire_proto::{
-    Actor, AuditEntry, AuditObject, DeliveryState, RolloutState, ScheduleId, SchedulePlan, Seq,
-    Timestamp,
+    AuditEntry, AuditObject, DeliveryState, RolloutState, ScheduleId, SchedulePlan, Seq, Timestamp,
 };
 use store_kit::model::Model;
 use store_kit::*;
@@ -269,7 +268,7 @@ fn a_command_to_many_is_retained_from_the_end_of_its_rollout_and_from_its_not_be
 fn entry(ms: u64) -> Change {
     Change::PutAudit(Box::new(AuditRecord {
         at: at(ms),
-        actor: Actor::default(),
+        actor: Default::default(),
         address: None,
         verb: "send",
         object: AuditObject::default(),

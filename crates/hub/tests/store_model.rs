@@ -164,8 +164,8 @@ fn an_entry() -> impl Strategy<Value = AuditRecord> {
     (0..9u64, code, role, option::of(name()), 1..9u64, option::of(0..2u64)).prop_map(
         |(ms, code, role, whom, count, refusal)| AuditRecord {
             at: at(ms),
-            actor: Actor { token: whom.map(str::to_owned), role },
-            address: whom.map(|n| format!("192.0.2.{}", n.len())),
+            actor: Actor { token: whom.map(str::to_owned), role }.into(),
+            address: whom.map(|n| [192, 0, 2, n.len() as u8].into()),
             verb: "send",
             object: AuditObject {
                 device: whom.map(device),

@@ -72,9 +72,11 @@ pub const TOKEN_ACTIONS_MAX: usize = 100;
 pub const TOKEN_LIFE_S: Range = Range { default: 86_400, min: 1, max: 10 * 365 * 86_400 };
 /// Devices that may enrol with a join token, if it counts them: our choice.
 pub const TOKEN_USES: Range = Range { default: 1, min: 1, max: 1_000_000 };
-/// Tokens that the hub remembers, so that their next request costs no read: our choice, some 3 MiB. Beyond it, those that
-/// were used last stay.
+/// Tokens that the hub remembers, so that their next request costs no read, without those of devices: our choice, some
+/// 2 MiB. Beyond it, those that were used last stay.
 pub const TOKENS_REMEMBERED_MAX: usize = 8192;
+/// Tokens of devices that the hub remembers: our choice, half a MiB. What is read of one that is not remembered is a row.
+pub const DEVICE_TOKENS_REMEMBERED_MAX: usize = 3584;
 /// Streams of a device that replaced each other within [`CONFLICT_WINDOW`]; more, and two agents have one identity.
 /// Contract, section 6.
 pub const CONFLICT_REPLACED_MAX: usize = 5;

@@ -88,7 +88,9 @@ impl FromStr for TokenId {
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
         let id: [u8; ID_CHARS] = text.as_bytes().try_into().map_err(|_| InvalidToken::Id)?;
-        id.iter().all(|byte| ALPHABET.contains(byte)).then_some(Self(id)).ok_or(InvalidToken::Id)
+        // The alphabet, without a search in it for each letter: every request with a token has one.
+        let is_letter = |byte: &u8| matches!(byte, b'a'..=b'z' | b'2'..=b'7');
+        id.iter().all(is_letter).then_some(Self(id)).ok_or(InvalidToken::Id)
     }
 }
 

@@ -305,6 +305,8 @@ impl Device {
         token: Option<TokenUse>,
         txn: &TxnBuilder<'_>,
     ) -> Result<(), Problem> {
+        // A device's own token has this stream alone: it replaces every other.
+        let token = token.filter(|token| !token.own);
         let Some((token, most)) = token.zip(txn.ctx.config.streams_per_token) else {
             return Ok(());
         };

@@ -63,10 +63,16 @@ impl Hub {
         }
     }
 
-    /// A token was used at this time, to the minute. Nothing is promised.
-    pub fn handle_token_used(&mut self, token: TokenId, at: Timestamp, now: Now) {
+    /// Tokens were used at these times, to the minute. Nothing is promised.
+    pub fn handle_tokens_used(
+        &mut self,
+        uses: impl IntoIterator<Item = (TokenId, Timestamp)>,
+        now: Now,
+    ) {
         if !self.failed {
-            self.change_tokens(now, |txn| txn.change(Change::PutLastUsed(token, at)));
+            self.change_tokens(now, |txn| {
+                uses.into_iter().for_each(|(token, at)| txn.change(Change::PutLastUsed(token, at)));
+            });
             self.finish_call(now);
         }
     }
@@ -203,6 +209,9 @@ impl Hub {
         match revoked {
             Revoked::Token(token, device) => {
                 self.end_sessions_of(token, now);
+                if let Some(device) = &device {
+                    self.with_device(device, now, |device, txn| device.end_streams_of(token, txn));
+                }
                 // A poll of an admin's is found among the requests that wait.
                 let devices = device.map_or_else(|| self.waited_for(), |id| BTreeSet::from([id]));
                 self.refuse_polls(&devices, Some(token), now);

@@ -263,7 +263,10 @@ fn entry_of(record: &ScheduleRecord, role: RoleName, now: Timestamp) -> AuditRec
     let action = Some(record.plan.action.clone());
     AuditRecord {
         at: now,
-        actor: Actor { token: record.created_by.map(|id| id.to_string()), role: Some(role) },
+        actor: Arc::new(Actor {
+            token: record.created_by.map(|id| id.to_string()),
+            role: Some(role),
+        }),
         address: None,
         verb: "send",
         object: AuditObject { action, ..AuditObject::schedule(record.id) },

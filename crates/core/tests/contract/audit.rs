@@ -2,14 +2,14 @@
 
 use bellwire_core::record::AuditRecord;
 use bellwire_core::{Answer, RequestId};
-use bellwire_proto::{Actor, AuditObject, Timestamp};
+use bellwire_proto::{AuditObject, Timestamp};
 
 use crate::harness::{Harness, device};
 
 fn entry(verb: &'static str) -> AuditRecord {
     AuditRecord {
         at: Timestamp::from_unix_ms(0),
-        actor: Actor::default(),
+        actor: Default::default(),
         address: None,
         verb,
         object: AuditObject::default(),

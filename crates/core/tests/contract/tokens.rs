@@ -79,7 +79,9 @@ impl Harness {
     }
 
     fn listen_as(&mut self, who: &str, n: u8) -> SessionId {
-        let token = Some(TokenUse { id: id(n), expires_at: None });
+        let own = self.store.disk.tokens.get(&id(n)).and_then(|token| token.role.device());
+        let own = own == Some(&device(who));
+        let token = Some(TokenUse { id: id(n), expires_at: None, own });
         self.listen_with(who, Listen { token, ..Listen::default() })
     }
 
@@ -200,12 +202,14 @@ fn an_unknown_token_cannot_be_revoked_nor_the_last_admin_token() {
 fn a_stream_ends_when_its_token_expires() {
     let mut harness = Harness::new();
     let expires_at = Some(harness.now.wall.after(Duration::from_secs(60)));
-    let token = Some(TokenUse { id: id(2), expires_at });
-    let stream = harness.listen_with("kiosk", Listen { token, ..Listen::default() });
+    let streams = [("kiosk", 2, true), ("panel", 3, false)].map(|(who, n, own)| {
+        let token = Some(TokenUse { id: id(n), expires_at, own });
+        harness.listen_with(who, Listen { token, ..Listen::default() })
+    });
     harness.pass(59.0);
-    assert!(harness.received(stream).is_empty());
+    assert!(streams.iter().all(|stream| harness.received(*stream).is_empty()));
     harness.pass(1.5);
-    assert_eq!(harness.received(stream), ["bye revoked"]);
+    assert!(streams.iter().all(|stream| harness.received(*stream) == ["bye revoked"]));
     assert_eq!(harness.hub.footprint().tokens, 0);
 }
 
@@ -215,7 +219,7 @@ fn a_stream_ends_in_its_time_though_the_wall_clock_is_set_back() {
     for step_s in [-86_400, 30] {
         let mut harness = Harness::new();
         let expires_at = Some(harness.now.wall.after(Duration::from_secs(60)));
-        let token = Some(TokenUse { id: id(2), expires_at });
+        let token = Some(TokenUse { id: id(2), expires_at, own: true });
         let stream = harness.listen_with("kiosk", Listen { token, ..Listen::default() });
         harness.step_wall_clock(step_s);
         harness.pass(if step_s < 0 { 59.0 } else { 29.0 });

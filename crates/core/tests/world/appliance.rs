@@ -198,7 +198,7 @@ impl World {
             confirm: ways.confirms,
             last_event_id,
             peer: Peer::default(),
-            token: token.map(|id| TokenUse { id, expires_at: None }),
+            token: token.map(|id| TokenUse { id, expires_at: None, own: true }),
         };
         self.request(Owner::Device(index), Requested::Listen(session), |request| {
             Input::Listen(request, session, id, listen)

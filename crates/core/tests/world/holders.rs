@@ -135,7 +135,7 @@ impl World {
             Input::Revoke(request, token) => self.hub.handle_revoke_token(request, token, now),
             Input::Enroll(request, enrolment) => self.hub.handle_enroll(request, *enrolment, now),
             Input::Approve(request, device) => self.hub.handle_approve(request, device, now),
-            Input::TokenUsed(token, at) => self.hub.handle_token_used(token, at, now),
+            Input::TokenUsed(token, at) => self.hub.handle_tokens_used([(token, at)], now),
             Input::Schedule(request, op) => self.hub.handle_schedule(request, op, now),
             _ => {}
         }

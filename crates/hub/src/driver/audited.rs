@@ -11,12 +11,13 @@ use tokio::sync::watch;
 
 use super::Driver;
 use super::runtime::Runtime;
+use crate::auth::Grant;
 use crate::driver::Readiness;
 
-/// The caller of a request, as the audit log names it.
-#[derive(Debug, Default)]
+/// For whom a request is carried out.
+#[derive(Debug)]
 pub(crate) struct By {
-    actor: Actor,
+    who: Who,
     address: Option<IpAddr>,
     /// The core was given an entry of it.
     recorded: AtomicBool,
@@ -28,9 +29,30 @@ pub(crate) struct Follower {
     looks: watch::Receiver<u64>,
 }
 
+/// A caller, from whom the audit log's name is made when there is something to write: most requests have no entry.
+#[derive(Debug)]
+pub(crate) enum Who {
+    /// Nobody whose credential works.
+    Nobody,
+    /// The holder of a token.
+    Holder(Arc<Grant>),
+    /// Anybody else.
+    Named(Arc<Actor>),
+}
+
 impl By {
-    pub(crate) fn new(actor: Actor, address: Option<IpAddr>) -> Self {
-        Self { actor, address, recorded: AtomicBool::new(false) }
+    pub(crate) fn new(who: Who, address: Option<IpAddr>) -> Self {
+        Self { who, address, recorded: AtomicBool::new(false) }
+    }
+}
+
+impl Who {
+    fn actor(&self) -> Arc<Actor> {
+        match self {
+            Self::Nobody => Arc::default(),
+            Self::Holder(grant) => grant.actor(),
+            Self::Named(actor) => actor.clone(),
+        }
     }
 }
 
@@ -53,8 +75,8 @@ impl Driver {
         }
         AuditRecord {
             at: self.now(),
-            actor: by.map(|by| by.actor.clone()).unwrap_or_default(),
-            address: by.and_then(|by| by.address).map(|address| address.to_string()),
+            actor: by.map(|by| by.who.actor()).unwrap_or_default(),
+            address: by.and_then(|by| by.address),
             verb,
             object,
             status,
@@ -108,6 +130,14 @@ impl Driver {
     /// `store_unavailable`.
     pub(crate) async fn settle_audit(&self) -> Result<(), Problem> {
         self.runtime.write_refusals(true);
+        self.settle().await
+    }
+
+    /// Waits until all that was decided so far is on disk.
+    ///
+    /// # Errors
+    /// `store_unavailable`.
+    pub(super) async fn settle(&self) -> Result<(), Problem> {
         self.done(self.request(|hub, request, _| hub.handle_settle(request)).await?)
     }
 

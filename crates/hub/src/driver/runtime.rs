@@ -23,7 +23,7 @@ use bellwire_core::{
     SessionId,
 };
 use bellwire_proto::stream::{Bye, ByeReason};
-use bellwire_proto::{CommandId, DeviceChange, Problem};
+use bellwire_proto::{CommandId, DeviceChange, Problem, Timestamp, TokenId};
 use futures_util::FutureExt;
 use tokio::sync::{Notify as Wake, oneshot};
 
@@ -33,7 +33,7 @@ use super::events::Events;
 use super::labels::LabelLocks;
 use super::trials::Trials;
 use crate::audit::Audit;
-use crate::auth::Auth;
+use crate::auth::{Auth, USES_WRITTEN_AFTER};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
@@ -188,6 +188,7 @@ impl Runtime {
             }
         });
         tokio::spawn(count_refusals(Arc::downgrade(&runtime), runtime.audit.counting()));
+        tokio::spawn(write_uses(Arc::downgrade(&runtime), runtime.auth.uses().noting()));
         Ok(runtime)
     }
 
@@ -196,6 +197,18 @@ impl Runtime {
         let records = self.audit.take_counted(self.clock.now().instant, all);
         for record in records {
             self.with_core(|core, now| core.hub.handle_audit(record, now));
+        }
+    }
+
+    /// Writes which tokens were used.
+    pub(super) fn write_uses(&self) {
+        self.put_uses(self.auth.uses().take());
+    }
+
+    /// One transaction after the other, so that others get in between.
+    pub(super) fn put_uses(&self, uses: Vec<Vec<(TokenId, Timestamp)>>) {
+        for together in uses {
+            self.with_core(|core, now| core.hub.handle_tokens_used(together, now));
         }
     }
 
@@ -315,6 +328,7 @@ impl Runtime {
         // The thread that carries out waits for nothing, so this is short. An error: it panicked.
         let _ = passes.recv();
         self.write_refusals(true);
+        self.write_uses();
         self.feed.drain();
         self.trials.drain();
         self.audit.wake();
@@ -477,6 +491,20 @@ impl Drop for Runtime {
         // The timers find that the hub was dropped.
         self.rearm.notify_one();
         self.audit.counting().notify_one();
+        self.auth.uses().noting().notify_one();
+    }
+}
+
+/// Writes which tokens were used, some seconds after the first of them.
+async fn write_uses(runtime: Weak<Runtime>, noting: Arc<Wake>) {
+    loop {
+        noting.notified().await;
+        if runtime.strong_count() == 0 {
+            return;
+        }
+        tokio::time::sleep(USES_WRITTEN_AFTER).await;
+        let Some(runtime) = runtime.upgrade() else { return };
+        runtime.write_uses();
     }
 }
 

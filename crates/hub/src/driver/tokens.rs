@@ -7,13 +7,12 @@ use std::time::Duration;
 use bellwire_core::record::TokenRecord;
 use bellwire_core::{Answer, Enrolment};
 use bellwire_proto::{
-    AuditObject, CreatedToken, Credential, DeviceId, NewToken, Problem, SecretText, Timestamp,
-    TokenId,
+    AuditObject, CreatedToken, Credential, DeviceId, NewToken, Problem, SecretText, TokenId,
 };
 
 use super::{Driver, entropy, internal, unexpected};
 use crate::audit::verb;
-use crate::auth::{Auth, secret_digest};
+use crate::auth::{Auth, Grant, minute, secret_digest};
 use crate::jwt::Jwt;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
@@ -156,8 +155,15 @@ impl Driver {
         &self.runtime.quota
     }
 
-    /// A token was used at this time. Nothing is promised.
-    pub(crate) fn token_used(&self, token: TokenId, at: Timestamp) {
-        self.runtime.with_core(|core, now| core.hub.handle_token_used(token, at, now));
+    /// A token is used. When that was is stored to the minute, and nothing is promised of it.
+    pub(crate) fn token_used(&self, grant: &Grant) {
+        self.runtime.put_uses(self.runtime.auth.used(grant, minute(self.now())));
+    }
+
+    /// Waits until all uses of tokens so far are in the store, as far as it still writes.
+    pub(crate) async fn settle_uses(&self) {
+        self.runtime.write_uses();
+        // What is stored is shown after a failure too.
+        let _failed = self.settle().await;
     }
 }

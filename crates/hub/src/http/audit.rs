@@ -5,13 +5,14 @@
 //! report is in the history of commands, and is in this log only when their credentials are refused.
 
 use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use bellwire_proto::limits::{AUDIT_FOLLOW_PAUSE, AUDIT_FOLLOWED_ROWS};
 use bellwire_proto::stream::ByeReason;
-use bellwire_proto::{Actor, AuditObject, Code, Problem, Seconds, Timestamp};
+use bellwire_proto::{Actor, AuditObject, Code, Problem, RoleName, Seconds, Timestamp};
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{self, HeaderMap};
@@ -25,7 +26,7 @@ use super::request::{Request, segment};
 use super::rules::Rule;
 use super::{Served, page, stream as streams};
 use crate::audit::verb;
-use crate::driver::{Driver, Follower, Readiness};
+use crate::driver::{Driver, Follower, Readiness, Who};
 use crate::frames;
 use crate::store::{AuditFilter, Cursor};
 
@@ -223,8 +224,17 @@ impl LoggedRequest {
 }
 
 /// Whoever a caller is, for the log.
-pub(super) fn actor(caller: &Caller) -> Actor {
-    Actor { token: caller.name().map(Cow::into_owned), role: Some(caller.role_name()) }
+pub(super) fn who(caller: &Caller) -> Who {
+    static ANYBODY: LazyLock<Arc<Actor>> =
+        LazyLock::new(|| Arc::new(Actor { token: None, role: Some(RoleName::Admin) }));
+    match caller {
+        Caller::Anonymous | Caller::OfOpenListener => Who::Named(ANYBODY.clone()),
+        Caller::Holder(found) => Who::Holder(found.grant.clone()),
+        Caller::Certified(..) => Who::Named(Arc::new(Actor {
+            token: caller.name().map(Cow::into_owned),
+            role: Some(caller.role_name()),
+        })),
+    }
 }
 
 fn verb_of(served: &Served, route: &str) -> &'static str {

@@ -19,7 +19,7 @@ use http::uri::Authority;
 
 use super::problem;
 use crate::config::{Config, ListenerConfig, PageOrigin};
-use crate::listen::{ClientAddr, ListenerAddr};
+use crate::listen::RequestOrigin;
 use crate::plane::StreamHead;
 
 /// What a request does beside being answered. Every entry of a route states it.
@@ -205,8 +205,8 @@ impl Browsers {
             return false;
         };
         // In another program's server the scheme may be unknown: that of the page counts then.
-        let scheme = match head.extensions.get::<ListenerAddr>() {
-            Some(listener) => listener.scheme.name(),
+        let scheme = match head.extensions.get::<RequestOrigin>() {
+            Some(from) => from.listener.scheme.name(),
             None => head.uri.scheme_str().unwrap_or_else(|| origin.scheme()),
         };
         let mut own = hosts(head).filter_map(|host| std::str::from_utf8(host).ok());
@@ -277,8 +277,8 @@ fn share(origin: HeaderValue, headers: &mut HeaderMap) {
 
 /// Whether the client is on this machine, and came by a loopback address. In another program's server the address is unknown.
 fn is_from_here(head: &Parts) -> Option<bool> {
-    let client = head.extensions.get::<ClientAddr>()?;
-    Some(client.0.ip().to_canonical().is_loopback())
+    let from = head.extensions.get::<RequestOrigin>()?;
+    Some(from.peer.ip().to_canonical().is_loopback())
 }
 
 /// Whether a browser sent it for a page: by the fields that browsers add and a page cannot remove. A page may replace the
@@ -317,10 +317,19 @@ fn shown(value: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::config::Scheme;
+    use crate::listen::ListenerAddr;
 
     /// A name of the attacker's that resolves to this machine made a page of the attacker's the server's own origin.
+    fn from(scheme: Scheme, peer: &str) -> RequestOrigin {
+        let peer: SocketAddr = peer.parse().unwrap();
+        let listener = ListenerAddr { scheme, address: "127.0.0.1:8888".parse().unwrap() };
+        RequestOrigin { peer, client: peer.ip(), listener, open: false, identity: None }
+    }
+
     #[test]
     fn a_classic_server_checks_the_host_of_browsers_alone() {
         let browsers = Browsers::own_pages(vec!["ops.example".to_owned()]);
@@ -407,7 +416,7 @@ mod tests {
                 [("127.0.0.1:5", true), ("[::ffff:127.0.0.1]:5", true), ("192.0.2.9:5", false)]
             {
                 let mut evil = evil.clone();
-                evil.extensions.insert(ClientAddr(client.parse().unwrap()));
+                evil.extensions.insert(from(Scheme::Http, client));
                 let refused = browsers.check(&evil, Effect::None).is_err();
                 assert_eq!(refused, checked, "{client} at {listen}");
             }
@@ -416,7 +425,7 @@ mod tests {
         let both = rule(|config| config.listen.push("192.0.2.1:1".parse().unwrap()));
         for (client, checked) in [("127.0.0.1:5", true), ("192.0.2.9:5", false)] {
             let mut evil = evil.clone();
-            evil.extensions.insert(ClientAddr(client.parse().unwrap()));
+            evil.extensions.insert(from(Scheme::Http, client));
             assert_eq!(both.check(&evil, Effect::None).is_err(), checked, "{client}");
         }
     }
@@ -427,9 +436,7 @@ mod tests {
         let browsers = rule(|_| {});
         let ok = |scheme, host, origin| {
             let mut head = head(&[("host", host), ("origin", origin)]);
-            head.extensions.insert(ClientAddr("127.0.0.1:5".parse().unwrap()));
-            let address = "127.0.0.1:8888".parse().unwrap();
-            head.extensions.insert(ListenerAddr { scheme, address });
+            head.extensions.insert(from(scheme, "127.0.0.1:5"));
             browsers.check(&head, Effect::Acts).is_ok()
         };
         assert!(ok(Scheme::Http, "localhost:8888", "http://localhost:8888"));

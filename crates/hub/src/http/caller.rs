@@ -14,9 +14,9 @@ use bellwire_proto::{
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use crate::auth::{Grant, Presented, credential, is_for_another_server, minute, secret_digest};
+use crate::auth::{Found, Presented, credential, is_for_another_server, secret_digest};
 use crate::driver::Driver;
-use crate::listen::OpenListener;
+use crate::listen::RequestOrigin;
 use crate::store::{StoredDevice, Visible};
 use crate::tls::ClientIdentity;
 
@@ -30,7 +30,7 @@ pub(in crate::http) enum Caller {
     /// The holder of a client's certificate, and the devices that exist for it.
     Certified(Arc<ClientIdentity>, Visible),
     /// The holder of a token.
-    Holder(Arc<Grant>),
+    Holder(Found),
 }
 
 impl Caller {
@@ -41,9 +41,11 @@ impl Caller {
     /// `unauthenticated`, the same whatever the reason is; `pending`; `store_unavailable`.
     pub(in crate::http) async fn of(driver: &Driver, head: &Parts) -> Result<Self, Problem> {
         let (auth, headers) = (driver.auth(), &head.headers);
-        let open_here = auth.is_open() || head.extensions.get::<OpenListener>().is_some();
+        let from = head.extensions.get::<RequestOrigin>();
+        let open_listener = from.is_some_and(|from| from.open);
+        let open_here = auth.is_open() || open_listener;
         if !headers.contains_key(AUTHORIZATION) || open_here && is_for_another_server(headers) {
-            if let Some(identity) = head.extensions.get::<Arc<ClientIdentity>>() {
+            if let Some(identity) = from.and_then(|from| from.identity.as_ref()) {
                 if !auth.accepts(identity, driver.expiry_time()) {
                     return Err(unauthenticated());
                 }
@@ -53,25 +55,26 @@ impl Caller {
                 };
                 return Ok(Self::Certified(identity.clone(), Visible::by(select)));
             }
-            if head.extensions.get::<OpenListener>().is_some() {
+            if open_listener {
                 return Ok(Self::OfOpenListener);
             }
             return if auth.is_open() { Ok(Self::Anonymous) } else { Err(unauthenticated()) };
         }
         let now = driver.expiry_time();
-        let grant = match credential(headers).ok_or_else(unauthenticated)? {
+        let found = match credential(headers).ok_or_else(unauthenticated)? {
             Presented::Token(credential) => {
                 let found = auth.grant(driver.store(), credential.id()).await?;
                 // As much work for a token that is not there.
                 let given = secret_digest(&credential);
-                found.filter(|grant| grant.has(&given))
+                found.filter(|found| found.grant.has(&given))
             }
             Presented::Jwt(text) => match driver.jwt() {
                 Some(jwt) => auth.jwt(driver.store(), jwt, &text, now).await?,
                 None => None,
             },
         };
-        let grant = grant.ok_or_else(unauthenticated)?;
+        let found = found.ok_or_else(unauthenticated)?;
+        let grant = &*found.grant;
         if !grant.works(now) {
             return Err(unauthenticated());
         }
@@ -79,11 +82,8 @@ impl Caller {
             let detail = "this device has enrolled, and an operator has yet to approve it";
             return Err(Problem::new(Code::Pending, detail));
         }
-        let used = minute(driver.now());
-        if grant.key().is_none() && grant.used_in(used) {
-            driver.token_used(grant.id, Timestamp::from_unix_ms(used * 60_000));
-        }
-        Ok(Self::Holder(grant))
+        driver.token_used(grant);
+        Ok(Self::Holder(found))
     }
 
     /// Checks that the caller is still allowed what it was when its request came: for a stream, after it was opened and
@@ -96,14 +96,18 @@ impl Caller {
             Self::Anonymous => driver.auth().is_open(),
             Self::OfOpenListener => true,
             Self::Certified(identity, _) => driver.auth().accepts(identity, driver.expiry_time()),
-            Self::Holder(grant) => match grant.key() {
+            Self::Holder(Found { grant, as_of }) => match grant.key() {
                 Some(key) => {
                     let known = driver.jwt().is_some_and(|jwt| jwt.has(key));
                     known && grant.works(driver.expiry_time())
                 }
+                // No token has changed since.
+                None if driver.auth().is_latest(*as_of) => grant.works(driver.expiry_time()),
                 None => {
                     let now = driver.auth().grant(driver.store(), grant.id).await?;
-                    now.is_some_and(|now| now.is(grant) && now.works(driver.expiry_time()))
+                    now.is_some_and(|Found { grant: now, .. }| {
+                        now.is(grant) && now.works(driver.expiry_time())
+                    })
                 }
             },
         };
@@ -116,10 +120,10 @@ impl Caller {
     /// Those of [`Caller::still`]; `rate_limited` when there are too many to remember.
     pub(in crate::http) async fn stays(&self, driver: &Driver) -> Result<(), Problem> {
         // Before the look at the key: one that goes in between is noticed by either.
-        if let Self::Holder(grant) = self
+        if let Self::Holder(Found { grant, .. }) = self
             && let (Some(key), Some(jwt)) = (grant.key(), driver.jwt())
         {
-            let expires_at = grant.token.expires_at.unwrap_or_default();
+            let expires_at = grant.expires_at.unwrap_or_default();
             if !jwt.is_used(grant.id, key, expires_at, driver.expiry_time()) {
                 let detail = "too many JWTs are in use at once; try again later";
                 return Err(Problem::new(Code::RateLimited, detail));
@@ -175,7 +179,7 @@ impl Caller {
         match self {
             Self::Anonymous | Self::OfOpenListener => None,
             Self::Certified(identity, _) => Some(format!("certificate:{}", identity.name).into()),
-            Self::Holder(grant) => Some(grant.name().into()),
+            Self::Holder(Found { grant, .. }) => Some(grant.name().into()),
         }
     }
 
@@ -183,7 +187,7 @@ impl Caller {
     pub(in crate::http) fn id(&self) -> Option<TokenId> {
         match self {
             Self::Anonymous | Self::OfOpenListener | Self::Certified(..) => None,
-            Self::Holder(grant) => Some(grant.id),
+            Self::Holder(Found { grant, .. }) => Some(grant.id),
         }
     }
 
@@ -191,11 +195,14 @@ impl Caller {
     pub(in crate::http) fn token_use(&self) -> Option<TokenUse> {
         match self {
             Self::Anonymous | Self::OfOpenListener => None,
-            Self::Certified(identity, _) => {
-                Some(TokenUse { id: identity.id, expires_at: Some(identity.expires_at) })
-            }
-            Self::Holder(grant) => {
-                Some(TokenUse { id: grant.id, expires_at: grant.token.expires_at })
+            Self::Certified(identity, _) => Some(TokenUse {
+                id: identity.id,
+                expires_at: Some(identity.expires_at),
+                own: false,
+            }),
+            Self::Holder(Found { grant, .. }) => {
+                let own = grant.role.device().is_some() && grant.key().is_none();
+                Some(TokenUse { id: grant.id, expires_at: grant.expires_at, own })
             }
         }
     }
@@ -209,28 +216,33 @@ impl Caller {
     }
 
     /// The token object; on an open hub that of an admin without a name.
-    pub(in crate::http) fn token(&self) -> Token {
-        match self {
-            Self::Holder(grant) => grant.token.clone(),
-            Self::Certified(identity, _) => Token {
-                id: None,
-                role: identity.role.clone(),
-                expires_at: Some(identity.expires_at),
-                note: Some(format!("certificate of {}", identity.name)),
-                created_at: None,
-                created_by: None,
-                last_used_at: None,
-            },
-            Self::Anonymous | Self::OfOpenListener => Token {
-                id: None,
-                role: Role::Admin,
-                expires_at: None,
-                note: None,
-                created_at: None,
-                created_by: None,
-                last_used_at: None,
-            },
-        }
+    ///
+    /// # Errors
+    /// `unauthenticated` when it was revoked meanwhile, `store_unavailable`.
+    pub(in crate::http) async fn token(&self, driver: &Driver) -> Result<Token, Problem> {
+        let (role, expires_at, note) = match self {
+            Self::Holder(Found { grant, .. }) => {
+                if let Some(token) = grant.jwt_token() {
+                    return Ok(token);
+                }
+                let stored = driver.store().token(grant.id).await?.ok_or_else(unauthenticated)?;
+                return Ok(stored.record.to_token());
+            }
+            Self::Certified(identity, _) => {
+                let note = format!("certificate of {}", identity.name);
+                (identity.role.clone(), Some(identity.expires_at), Some(note))
+            }
+            Self::Anonymous | Self::OfOpenListener => (Role::Admin, None, None),
+        };
+        Ok(Token {
+            id: None,
+            role,
+            expires_at,
+            note,
+            created_at: None,
+            created_by: None,
+            last_used_at: None,
+        })
     }
 
     /// What it may do.
@@ -238,7 +250,7 @@ impl Caller {
         match self {
             Self::Anonymous | Self::OfOpenListener => &Role::Admin,
             Self::Certified(identity, _) => &identity.role,
-            Self::Holder(grant) => &grant.token.role,
+            Self::Holder(Found { grant, .. }) => &grant.role,
         }
     }
 
@@ -252,7 +264,7 @@ impl Caller {
         match self {
             Self::Anonymous | Self::OfOpenListener => Visible::all(),
             Self::Certified(_, visible) => visible.clone(),
-            Self::Holder(grant) => grant.visible.clone(),
+            Self::Holder(Found { grant, .. }) => grant.visible.clone(),
         }
     }
 

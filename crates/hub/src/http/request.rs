@@ -17,7 +17,7 @@ use http::{Method, header};
 use super::caller::Caller;
 use super::{body, is_name, params};
 use crate::driver::Driver;
-use crate::listen::ClientIp;
+use crate::listen::RequestOrigin;
 use crate::quota::HeldBytes;
 
 /// A request that has a route, a method and a caller.
@@ -49,7 +49,7 @@ pub(super) fn segment(route: &str, path: &str, which: &str) -> Result<String, Pr
 
 /// The address of the client: the one place that decides what that is, for the log, for limits and for what a device shows.
 pub(super) fn address(head: &Parts) -> Option<IpAddr> {
-    head.extensions.get::<ClientIp>().map(|client| client.0.to_canonical())
+    head.extensions.get::<RequestOrigin>().map(|from| from.client.to_canonical())
 }
 
 impl Request {

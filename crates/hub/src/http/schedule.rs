@@ -174,7 +174,7 @@ impl Seen {
 /// too, or its runs would be without its scope; and a caller without a credential that a closed hub lets in by an open listener.
 fn owner(driver: &Driver, caller: &Caller) -> Result<Option<TokenId>, Problem> {
     let acts_as = match caller {
-        Caller::Holder(grant) if grant.key().is_none() => Some(Some(grant.id)),
+        Caller::Holder(found) if found.grant.key().is_none() => Some(Some(found.grant.id)),
         Caller::Anonymous | Caller::OfOpenListener if driver.is_open() => Some(None),
         _ => None,
     };

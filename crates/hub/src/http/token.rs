@@ -21,6 +21,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let page = super::page_request(&mut query)?;
     query.finish()?;
+    request.driver.settle_uses().await;
     let tokens = request.driver.store().tokens(page).await?;
     let items = tokens.items.iter().map(TokenRecord::to_token).collect();
     page::page(Page { items, next: tokens.next }, |last| {
@@ -43,7 +44,8 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
 /// `GET /v1/tokens/self`: the caller's own.
 pub(super) async fn own(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
-    Ok(problem::json(StatusCode::OK, &request.caller.token()))
+    request.driver.settle_uses().await;
+    Ok(problem::json(StatusCode::OK, &request.caller.token(&request.driver).await?))
 }
 
 /// `DELETE /v1/tokens/{token}`: its streams end.

@@ -30,8 +30,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::{
-    ClientAddr, ClientIp, ListenConfig, ListenerAddr, ListenerRules, OpenListener, ServerStage,
-    Tally, TlsConfigs, client, head, http2,
+    ListenConfig, ListenerAddr, ListenerRules, RequestOrigin, ServerStage, Tally, TlsConfigs,
+    client, head, http2,
 };
 use crate::plane::{ConnectionGuard, Sink, Takeover};
 use crate::quota::{Quota, Share};
@@ -121,17 +121,14 @@ pub(super) struct Origin {
 impl Origin {
     /// Puts into a request what is known of where it comes from.
     pub(super) fn note<B>(&self, request: &mut Request<B>, shared: &Shared) {
-        let client = shared.rules.client(self.client, request.headers());
-        let extensions = request.extensions_mut();
-        extensions.insert(ClientAddr(self.addr));
-        extensions.insert(ClientIp(client));
-        extensions.insert(shared.listener);
-        if let Some(identity) = &self.identity {
-            extensions.insert(identity.clone());
-        }
-        if shared.rules.open {
-            extensions.insert(OpenListener);
-        }
+        let origin = RequestOrigin {
+            peer: self.addr,
+            client: shared.rules.client(self.client, request.headers()),
+            listener: shared.listener,
+            open: shared.rules.open,
+            identity: self.identity.clone(),
+        };
+        request.extensions_mut().insert(origin);
     }
 }
 

@@ -1,19 +1,20 @@
-//! Rates per key in a table of fixed size: how often something may happen on average, and how often at once (the generic
+//! Rates per key in a table of bounded size: how often something may happen on average, and how often at once (the generic
 //! cell rate algorithm, ITU-T I.371, Annex A). One number is kept of a key: until when it has used its part up.
 //!
 //! A key has its place in one set of few slots, by a hash that is seeded anew at each start, so that nobody can choose
-//! addresses that meet. In a full set the slot goes that has recovered first: it has the most of its part left, so the
-//! least is forgotten. Who has more addresses than there are slots could use each of them once anyway.
+//! addresses that meet. A slot that has recovered says nothing and is free; the table grows when a set has none, so a fleet whose
+//! devices ask little takes next to no memory. In a full set of the largest table the slot goes that recovers first: it has the
+//! most of its part left, so the least is forgotten. Who has more addresses than there are slots could use each of them once anyway.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 use bellwire_core::Instant;
 
-/// Parts with a lock each; a part has its memory from its first use on.
+/// Parts with a lock each.
 const PARTS: usize = 64;
-/// Sets of a part, and slots of a set: 65,536 slots in all, some 2 MiB.
-const SETS: usize = 128;
+/// Sets of a part at most, and slots of a set: 65,536 slots in all, 1 MiB.
+const SETS_MAX: usize = 128;
 const SLOTS: usize = 8;
 
 /// What is counted.
@@ -27,8 +28,12 @@ pub(super) enum Table {
 pub(super) struct Rates {
     high: RandomState,
     low: RandomState,
-    parts: Vec<Mutex<Vec<[Slot; SLOTS]>>>,
+    parts: Vec<Mutex<Part>>,
 }
+
+/// Sets of slots: none, or a power of two.
+#[derive(Debug, Default)]
+struct Part(Vec<[Slot; SLOTS]>);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
@@ -96,22 +101,11 @@ impl Rates {
     /// Changes how far into the future a key has used its part up.
     fn with<T>(&self, hash: u128, now: Instant, change: impl FnOnce(&mut u64) -> T) -> Option<T> {
         let (key, place) = ((hash >> 64) as u64 | 1, hash as usize);
-        let mut part =
-            self.parts.get(place % PARTS)?.lock().unwrap_or_else(PoisonError::into_inner);
-        if part.is_empty() {
-            part.resize(SETS, [Slot::default(); SLOTS]);
-        }
-        let set = part.get_mut(place / PARTS % SETS)?;
-        let found = set.iter().position(|slot| slot.key == key);
-        let slot = match found {
-            Some(at) => set.get_mut(at)?,
-            None => {
-                let recovered_first = set.iter_mut().min_by_key(|slot| slot.used_until_us)?;
-                *recovered_first = Slot { key, used_until_us: 0 };
-                recovered_first
-            }
-        };
         let now_us = now.ms().saturating_mul(1000);
+        let part = self.parts.get(place % PARTS)?;
+        // Nothing panics while it is held.
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = part.slot(key, now_us)?;
         let mut used_us = slot.used_until_us.saturating_sub(now_us);
         let result = change(&mut used_us);
         slot.used_until_us = now_us.saturating_add(used_us);
@@ -119,9 +113,82 @@ impl Rates {
     }
 }
 
+impl Part {
+    /// The slot of a key, or another that becomes its own.
+    fn slot(&mut self, key: u64, now_us: u64) -> Option<&mut Slot> {
+        let at = loop {
+            let set = self.set(key);
+            let full = set.is_none_or(|set| {
+                set.iter().all(|slot| slot.key != key && slot.used_until_us > now_us)
+            });
+            if !full || self.0.len() >= SETS_MAX {
+                break self.place(key);
+            }
+            self.grow(now_us);
+        };
+        let set = self.0.get_mut(at)?;
+        match set.iter().position(|slot| slot.key == key) {
+            Some(at) => set.get_mut(at),
+            None => {
+                let recovers_first = set.iter_mut().min_by_key(|slot| slot.used_until_us)?;
+                *recovers_first = Slot { key, used_until_us: 0 };
+                Some(recovers_first)
+            }
+        }
+    }
+
+    fn set(&self, key: u64) -> Option<&[Slot; SLOTS]> {
+        self.0.get(self.place(key))
+    }
+
+    /// By other bits than the part.
+    fn place(&self, key: u64) -> usize {
+        (key >> 1) as usize & self.0.len().saturating_sub(1)
+    }
+
+    /// Twice as many sets; what was in one set is in two.
+    fn grow(&mut self, now_us: u64) {
+        let larger = vec![[Slot::default(); SLOTS]; (self.0.len() * 2).max(1)];
+        for slot in std::mem::replace(&mut self.0, larger).into_iter().flatten() {
+            let at = self.place(slot.key);
+            let set = self.0.get_mut(at).into_iter().flatten();
+            if slot.used_until_us > now_us
+                && let Some(free) = set.into_iter().find(|free| free.used_until_us == 0)
+            {
+                *free = slot;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn slots(rates: &Rates) -> usize {
+        rates.parts.iter().map(|part| part.lock().unwrap().0.len() * SLOTS).sum()
+    }
+
+    #[test]
+    fn what_has_recovered_takes_no_memory_and_what_has_not_is_remembered_while_the_table_grows() {
+        let rates = Rates::default();
+        let at = |ms: u64| Instant::from_ms(1_000_000 + ms);
+        // A fleet that connects: 20 in a millisecond, each once, and each may 100 times a second.
+        for n in 0..100_000_u64 {
+            assert!(rates.take(Table::Requests, &n, 100, 1000, at(n / 20)).is_ok());
+        }
+        assert!(slots(&rates) <= PARTS * SLOTS * 4, "{} slots", slots(&rates));
+        let busy: Vec<u64> = (0..2_000).collect();
+        for n in &busy {
+            while rates.take(Table::Requests, n, 1, 10, at(10_000)).is_ok() {}
+        }
+        for n in 1_000_000..1_010_000_u64 {
+            assert!(rates.take(Table::Requests, &n, 1, 10, at(10_001)).is_ok());
+        }
+        for n in &busy {
+            assert!(rates.take(Table::Requests, n, 1, 10, at(10_002)).is_err(), "{n} is forgotten");
+        }
+    }
 
     #[test]
     fn the_table_does_not_grow_and_what_is_used_most_is_forgotten_last() {
@@ -129,11 +196,10 @@ mod tests {
         let now = Instant::from_ms(1_000_000);
         let busy = "192.0.2.1";
         while rates.take(Table::Requests, &busy, 1, 100, now).is_ok() {}
-        for n in 0..5 * PARTS * SETS * SLOTS {
+        for n in 0..5 * PARTS * SETS_MAX * SLOTS {
             assert!(rates.take(Table::Requests, &n, 1, 100, now).is_ok());
         }
-        let slots: usize = rates.parts.iter().map(|part| part.lock().unwrap().len() * SLOTS).sum();
-        assert_eq!(slots, PARTS * SETS * SLOTS);
+        assert_eq!(slots(&rates), PARTS * SETS_MAX * SLOTS);
         assert!(
             rates.take(Table::Requests, &busy, 1, 100, now).is_err(),
             "it has not been forgotten"

@@ -34,7 +34,7 @@ use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
 use in_use::FilesInUse;
 pub use options::{OpenError, Options};
-use readers::Job;
+use readers::{Job, PointRead};
 use schema::StoreFile;
 use seal::Seal;
 use space::{Space, SpaceWatch};
@@ -120,7 +120,7 @@ struct Shared {
     audit_bytes_max: u64,
     clock: Clock,
     txns: Queue<Txn>,
-    loads: Queue<Load>,
+    loads: Queue<PointRead>,
     jobs: Queue<Job>,
     /// Reads and loads that were asked for.
     #[cfg(test)]
@@ -260,13 +260,19 @@ impl SqliteStore {
         #[cfg(test)]
         self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let put = self.shared.jobs.put(job, STORE_READS_WAITING_MAX);
-        Box::pin(async move {
-            match put {
-                Ok(()) => answered.await.unwrap_or(Err(StoreError::Closed)),
-                Err(Refused::Full) => Err(StoreError::Busy),
-                Err(Refused::Closed) => Err(StoreError::Closed),
-            }
-        })
+        Box::pin(answer_of(put, answered))
+    }
+}
+
+/// The answer to a read that was put into a queue, or not.
+async fn answer_of<T>(
+    put: Result<(), Refused>,
+    answered: oneshot::Receiver<Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match put {
+        Ok(()) => answered.await.unwrap_or(Err(StoreError::Closed)),
+        Err(Refused::Full) => Err(StoreError::Busy),
+        Err(Refused::Closed) => Err(StoreError::Closed),
     }
 }
 
@@ -279,7 +285,7 @@ impl Store for SqliteStore {
     fn load(&self, load: Load) {
         #[cfg(test)]
         self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-        let _dropped = self.shared.loads.put(load, usize::MAX);
+        let _dropped = self.shared.loads.put(PointRead::Load(load), usize::MAX);
     }
 
     fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<Command>> {
@@ -393,8 +399,14 @@ impl Store for SqliteStore {
         self.read(move |connection| found::found(connection, &query, after.as_ref(), rows_max))
     }
 
+    /// By the thread of the core's loads, which answers together what gathers: a fleet that connects has its tokens looked
+    /// up, and then its devices.
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>> {
-        self.read(move |connection| tokens::stored(connection, id))
+        let (answer, answered) = oneshot::channel();
+        #[cfg(test)]
+        self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        let put = self.shared.loads.put(PointRead::Token(id, answer), STORE_READS_WAITING_MAX);
+        Box::pin(answer_of(put, answered))
     }
 
     fn tokens(&self, page: PageRequest) -> Reading<Page<TokenRecord>> {

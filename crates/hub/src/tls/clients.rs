@@ -20,7 +20,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use super::{TlsError, pair};
 use crate::config::{ClientCertificates, ClientRule, NameKind};
 
-/// Whom a client's certificate makes, in the extensions of each request of its connection.
+/// Whom a client's certificate makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientIdentity {
     /// In place of a token's: of the certificate's issuer and number, so that a renewed one is another.

@@ -223,5 +223,6 @@ impl Kit {
 /// An entry as it is read, without its number.
 fn entry(record: &AuditRecord) -> AuditEntry {
     let AuditRecord { at, actor, address, verb, object, status, code, count, .. } = record.clone();
+    let (actor, address) = ((*actor).clone(), address.map(|address| address.to_string()));
     AuditEntry { id: 0, at, actor, address, verb: verb.to_owned(), object, status, code, count }
 }

@@ -25,6 +25,17 @@ impl Device {
         }
     }
 
+    /// Ends the streams that listen with this token.
+    pub(crate) fn end_streams_of(&mut self, token: TokenId, txn: &mut TxnBuilder<'_>) {
+        let open = [&self.listeners.stream, &self.listeners.unconfirmed];
+        for session in open.map(|stream| stream.as_ref().map(|stream| stream.session)) {
+            let with = session.and_then(|session| txn.ctx.sessions.get(&session)?.token);
+            if let Some(session) = session.filter(|_| with == Some(token)) {
+                self.end_stream(session, txn);
+            }
+        }
+    }
+
     /// Refuses the poll that waits with this token, or without one.
     pub(crate) fn refuse_poll(&mut self, of: Option<TokenId>, txn: &mut TxnBuilder<'_>) {
         if let Some(poll) = self.listeners.poll.take_if(|poll| poll.token == of) {

@@ -1,4 +1,4 @@
-//! The threads that read: one for the core's loads, some for the reads of the API.
+//! The threads that read: one for the core's loads and for tokens, some for the other reads of the API.
 //!
 //! They are separate so that a long list never holds back a send. Each has a connection of its own
 //! that cannot write. A reader that meets a damaged disk reports that to the writer, which then
@@ -7,27 +7,44 @@
 use std::sync::Arc;
 
 use bellwire_core::record::{Load, Loaded};
+use bellwire_proto::TokenId;
 use rusqlite::{Connection, ErrorCode};
+use tokio::sync::oneshot;
 
-use super::{Shared, loads};
-use crate::store::{StoreError, StoreEvents};
+use super::{Shared, loads, tokens};
+use crate::store::{StoreError, StoreEvents, StoredToken};
 
 /// A read of the API, to be run on the connection of a reader.
 pub(super) type Job = Box<dyn FnOnce(&Shared, &Connection) + Send>;
 
-/// Answers the core's loads until the store is closed. What gathered meanwhile is answered
+/// A read of a few rows, for which every request of a device waits.
+pub(super) enum PointRead {
+    /// One that the core has decided on.
+    Load(Load),
+    /// The token of a request, of which nothing else is known yet.
+    Token(TokenId, oneshot::Sender<Result<Option<StoredToken>, StoreError>>),
+}
+
+/// Answers the core's loads, and the reads of tokens, until the store is closed. What gathered meanwhile is answered
 /// together, as of one moment.
 pub(super) fn run_loads(shared: &Shared, connection: &Connection, events: &dyn StoreEvents) {
-    let mut loads: Vec<Load> = Vec::new();
-    while shared.loads.take_all(&mut loads, None) {
-        let loads = loads.drain(..);
+    let mut reads: Vec<PointRead> = Vec::new();
+    while shared.loads.take_all(&mut reads, None) {
+        let reads = reads.drain(..);
         let loaded = at_one_moment(connection, || {
-            loads
-                .map(|load| match loads::answer(connection, &load) {
-                    Ok(loaded) => loaded,
-                    Err(error) => {
-                        unreadable(shared, error);
-                        Loaded::Failed(load)
+            reads
+                .filter_map(|read| match read {
+                    PointRead::Load(load) => Some(match loads::answer(connection, &load) {
+                        Ok(loaded) => loaded,
+                        Err(error) => {
+                            unreadable(shared, error);
+                            Loaded::Failed(load)
+                        }
+                    }),
+                    PointRead::Token(id, answer) => {
+                        let read = tokens::stored(connection, id);
+                        let _gone = answer.send(read.map_err(|error| unreadable(shared, error)));
+                        None
                     }
                 })
                 .collect::<Vec<_>>()

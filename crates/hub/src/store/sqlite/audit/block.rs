@@ -105,6 +105,7 @@ impl Block {
 
     fn put_repeatable(&mut self, record: &AuditRecord) {
         let AuditRecord { actor, address, verb, object, status, code, .. } = record;
+        let address = address.map(|address| address.to_string());
         let out = &mut self.bytes;
         let texts = [
             actor.token.as_deref(),
@@ -282,15 +283,18 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn record(at_ms: u64) -> AuditRecord {
         AuditRecord {
             at: Timestamp::from_unix_ms(at_ms),
-            actor: Actor {
-                token: Some("jwt:ada\t\"é".to_owned()), role: Some(RoleName::Operator)
-            },
-            address: Some("2001:db8::7".to_owned()),
+            actor: Arc::new(Actor {
+                token: Some("jwt:ada\t\"é".to_owned()),
+                role: Some(RoleName::Operator),
+            }),
+            address: Some("2001:db8::7".parse().unwrap()),
             verb: "send",
             object: AuditObject {
                 device: Some("kiosk-7".parse().unwrap()),
@@ -308,6 +312,7 @@ mod tests {
     fn expected(record: &AuditRecord, id: u64) -> AuditEntry {
         let AuditRecord { at, actor, address, verb, object, status, code, count, .. } =
             record.clone();
+        let (actor, address) = ((*actor).clone(), address.map(|address| address.to_string()));
         AuditEntry { id, at, actor, address, verb: verb.to_owned(), object, status, code, count }
     }
 
