@@ -29,7 +29,7 @@ pub(crate) struct Schedules {
     due: BTreeSet<(Timestamp, ScheduleId)>,
     /// Runs that wait for another try.
     retries: BTreeSet<(Instant, ScheduleId)>,
-    /// Runs under way, by the request that the hub makes for each.
+    /// Runs under way, by the request that the hub makes for each: one at most of a schedule.
     runs: BTreeMap<RequestId, ScheduleId>,
     last_request: u64,
 }
@@ -39,10 +39,19 @@ struct Entry {
     record: ScheduleRecord,
     /// The next time, while it is in `due`.
     next: Option<Timestamp>,
+    /// A run of it is in `runs`. Its command may be on its way to the disk, when the row does not have the run any more: the
+    /// next time waits until that is there, or it would be taken for the next.
+    under_way: bool,
     /// When the run is tried again, while it is in `retries`.
     retry_at: Option<Instant>,
     /// Why its last try failed.
     failure: Option<Code>,
+}
+
+impl Entry {
+    fn new(record: ScheduleRecord) -> Self {
+        Self { record, next: None, under_way: false, retry_at: None, failure: None }
+    }
 }
 
 /// What a schedule has decided.
@@ -61,7 +70,7 @@ impl Schedules {
         for record in records {
             let id = record.id;
             let runs = record.run.is_some();
-            let entry = Entry { record, next: None, retry_at: None, failure: None };
+            let entry = Entry::new(record);
             schedules.entries.insert(id, entry);
             if runs {
                 schedules.retry(id, Instant::default());
@@ -95,7 +104,8 @@ impl Schedules {
         }
         let record = &entry.record;
         // With a run under way the next time waits; of one that is tried again it is the end.
-        if record.paused || (record.run.is_some() && entry.failure.is_none()) {
+        let runs = entry.under_way || (record.run.is_some() && entry.failure.is_none());
+        if record.paused || runs {
             return;
         }
         entry.next = calendar.next(&record.plan, record.decided_at);
@@ -147,7 +157,7 @@ impl Schedules {
         if let Some(at) = entry.retry_at.take() {
             self.retries.remove(&(at, id));
         }
-        entry.failure = None;
+        (entry.failure, entry.under_way) = (None, true);
         self.last_request += 1;
         let request = RequestId(OWN_REQUESTS | self.last_request);
         self.runs.insert(request, id);
@@ -188,9 +198,17 @@ impl Schedules {
 
     /// A run has ended, whatever it came to.
     pub(crate) fn end(&mut self, request: RequestId, calendar: Calendar) {
-        if let Some(id) = self.runs.remove(&request) {
+        if let Some(id) = self.end_under_way(request) {
             self.plan(id, calendar);
         }
+    }
+
+    fn end_under_way(&mut self, request: RequestId) -> Option<ScheduleId> {
+        let id = self.runs.remove(&request)?;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.under_way = false;
+        }
+        Some(id)
     }
 
     /// The time of a run is left out: the row.
@@ -200,13 +218,15 @@ impl Schedules {
         reason: &str,
         calendar: Calendar,
     ) -> Option<ScheduleRecord> {
-        let id = self.runs.remove(&request)?;
+        let id = self.end_under_way(request)?;
         let record = &mut self.entries.get_mut(&id)?.record;
-        let at = record.run.take()?;
-        record.skipped = Some(Skipped { at, reason: reason.to_owned() });
-        let record = record.clone();
+        let skipped = record.run.take().map(|at| Skipped { at, reason: reason.to_owned() });
+        let row = skipped.map(|skipped| {
+            record.skipped = Some(skipped);
+            record.clone()
+        });
         self.plan(id, calendar);
-        Some(record)
+        row
     }
 
     /// A run could not be stored now, and is tried again.
@@ -217,7 +237,7 @@ impl Schedules {
         calendar: Calendar,
         now: Instant,
     ) {
-        let Some(id) = self.runs.remove(&request) else { return };
+        let Some(id) = self.end_under_way(request) else { return };
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.failure = Some(code);
         }
@@ -253,7 +273,7 @@ impl Schedules {
                 self.check_name(&record.plan.name, id)?;
                 let record =
                     ScheduleRecord { created_at: now, decided_at: now, version: 1, ..*record };
-                let entry = Entry { record, next: None, retry_at: None, failure: None };
+                let entry = Entry::new(record);
                 self.entries.insert(id, entry);
             }
             ScheduleOp::Change { plan, paused, version, .. } => {

@@ -28,7 +28,7 @@ fn entry(every_s: u64, decided_ms: u64) -> Entry {
     };
     let id = ScheduleId::from_parts(1, [1; 10]);
     let record = ScheduleRecord::new(id, plan, None, Timestamp::from_unix_ms(decided_ms));
-    Entry { record, next: None, retry_at: None, failure: None }
+    Entry::new(record)
 }
 
 #[test]

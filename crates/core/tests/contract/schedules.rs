@@ -238,6 +238,41 @@ fn a_run_that_was_decided_is_made_once_whatever_crashes() {
     assert_eq!(harness.all().len(), 2);
 }
 
+/// A schedule that was paused and resumed while a run was on its way to the disk took the command of that run for the
+/// next one's, and then made another for it.
+#[test]
+fn a_run_that_is_on_its_way_to_the_disk_is_not_taken_for_the_next() {
+    for overlap in [Overlap::Queue, Overlap::Skip] {
+        let mut harness = harness();
+        let id = harness.make(|plan| plan.overlap = overlap);
+        harness.disk_held = true;
+        harness.pass(60.0);
+        for paused in [true, false] {
+            let request = harness.request();
+            harness.hub.handle_schedule(request, ScheduleOp::Pause { id, paused }, harness.now);
+            harness.settle();
+        }
+        harness.pass(60.5);
+        harness.disk_held = false;
+        harness.settle();
+        harness.pass(0.0);
+        let row = harness.row_of(id).clone();
+        let first = harness.store.disk.commands.values().next().unwrap().head.id;
+        let (at, last) = row.last.unwrap();
+        match overlap {
+            Overlap::Queue => {
+                assert_eq!((harness.all().len(), last != first), (2, true), "{row:?}");
+                assert_eq!(harness.now.wall.since(at).as_millis(), 500);
+            }
+            Overlap::Skip => {
+                assert_eq!((harness.all().len(), last), (1, first), "{row:?}");
+                assert_eq!(harness.skipped(id), ("overlap", 0));
+            }
+        }
+        assert_eq!((row.run, harness.hub.footprint().runs), (None, 0));
+    }
+}
+
 #[test]
 fn what_passes_while_it_is_paused_is_neither_run_nor_missed() {
     let mut harness = harness();
