@@ -68,6 +68,28 @@ fn a_command_to_many_is_promised_before_it_is_expanded() {
     assert_eq!(harness.hub.footprint(), bellwire_core::Footprint::default());
 }
 
+/// Others waited for steps of hundreds of rows, several of them in a commit.
+#[test]
+fn beside_other_senders_one_step_is_under_way_and_what_they_send_is_written_before_the_next() {
+    let mut harness = Harness::new();
+    harness.disk_held = true;
+    let many = harness.ask_to_send_to(&refs(&names(MANY)), |_| {});
+    harness.commit_one();
+    assert!(harness.is_answered(many));
+    assert_eq!(harness.store.pending(), 1, "the first step");
+    let other = harness.ask_to_send("other", |_| {});
+    assert_eq!(harness.store.pending(), 2, "and the other's");
+    harness.commit_one();
+    assert_eq!(harness.store.pending(), 1, "the other's alone");
+    harness.commit_one();
+    assert!(harness.is_answered(other));
+    assert_eq!(harness.store.pending(), 1, "the second step");
+    // Nobody else is there any more.
+    harness.pass(0.05);
+    harness.commit_one();
+    assert_eq!(harness.store.pending(), 8, "steps at once");
+}
+
 #[test]
 fn an_expansion_continues_after_a_crash_at_each_of_its_steps() {
     let names = names(MANY);
