@@ -413,6 +413,7 @@ appliance is not sent, and the exit code is 1.
 ",
     send_to_one!(),
     "
+  bellwire send kiosk-7 update 2.3 --ttl 24h --window '0 2 * * *' --window-for 2h --zone Europe/Paris
   bellwire send -l 'site=lyon,!spare' reboot --dry-run
   bellwire send -l os=deb12 update 2.3 --canary role=canary --batch 10% --abort 20% --wait
   bellwire send --all ping --yes --wait 5m"

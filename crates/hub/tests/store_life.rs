@@ -493,6 +493,7 @@ fn a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
     scheduled.head.not_before = Some(at(60_000));
     scheduled.scheduled_at = Some(at(60_000));
     let mut running = delivery(3, "a");
+    running.head.window = None;
     running.state = DeliveryState::Running;
     running.run_until = Some(instant(3 + 3_600_000));
     assert_eq!(kit.live("a"), [delivery(1, "a"), scheduled, running]);

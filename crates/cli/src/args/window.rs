@@ -9,7 +9,7 @@ use clap::Args;
 pub struct WindowArgs {
     /// Send it only in a maintenance window, which opens at the times of this cron expression of five fields (in quotes):
     /// until then, and after it has closed, it waits in the queue and holds back no other command. --ttl goes on meanwhile
-    /// and must reach the window. What was sent goes on when it closes. Not with --wait for one appliance.
+    /// and must reach the window. What was sent goes on when it closes.
     #[arg(long, value_name = "CRON", requires = "window_for")]
     pub window: Option<String>,
     /// How long the window is open each time, in whole minutes: 1m to 24h.

@@ -130,7 +130,8 @@ impl World {
         let random = self.random.bytes();
         let requested = match send.target {
             Target::Found(_) => {
-                Requested::SendToAll(key, self.store.disk.devices.keys().cloned().collect())
+                let known = self.store.disk.devices.keys().cloned().collect();
+                Requested::SendToAll(key, known, self.clock().instant)
             }
             _ => Requested::Send(key, send.target.clone()),
         };

@@ -38,7 +38,7 @@ pub(crate) enum Requested {
     /// A command to this target; with its idempotency key and the digest of the request, if it has a key.
     Send(Option<(String, [u8; 32])>, Target),
     /// The same to all devices; these were registered when it was requested.
-    SendToAll(Option<(String, [u8; 32])>, Vec<DeviceId>),
+    SendToAll(Option<(String, [u8; 32])>, Vec<DeviceId>, Instant),
     Cancel(CommandId),
     Rollout(CommandId, RolloutOp),
     Report(CommandId),
@@ -360,8 +360,8 @@ impl Judge {
                 self.promised.insert(*command, devices);
                 self.keyed(key, *command)
             }
-            (Requested::SendToAll(key, known), Answer::Command(command)) => {
-                self.promised_to_all(*command, &known, disk)?;
+            (Requested::SendToAll(key, known, at), Answer::Command(command)) => {
+                self.promised_to_all(*command, &known, at, disk)?;
                 self.keyed(key, *command)
             }
             (Requested::Rollout(command, op), Answer::Cancelled) => {
@@ -426,7 +426,13 @@ impl Judge {
 
     /// A command to all is promised to every device that was there when it was requested and was not removed since, and
     /// to no unknown one.
-    fn promised_to_all(&mut self, id: CommandId, known: &[DeviceId], disk: &Disk) -> Verdict {
+    fn promised_to_all(
+        &mut self,
+        id: CommandId,
+        known: &[DeviceId],
+        at: Instant,
+        disk: &Disk,
+    ) -> Verdict {
         let Some(command) = disk.commands.values().find(|stored| stored.head.id == id) else {
             return Err(format!("{id} is promised, and not on disk"));
         };
@@ -435,7 +441,8 @@ impl Judge {
         let mut targets: BTreeSet<DeviceId> =
             waiting.flat_map(|(_, chunk)| chunk.devices.iter().cloned()).collect();
         targets.extend(disk.deliveries_of_command(seq).map(|row| row.device.clone()));
-        let again = self.promised.contains_key(&id);
+        // By its key, of a command whose own answer may have been lost.
+        let again = self.promised.contains_key(&id) || command.head.created < at;
         let missing = known.iter().find(|id| !targets.contains(*id) && !self.deleted.contains(*id));
         if let Some(device) = missing.filter(|_| !again) {
             return Err(format!("{id} is to all, and not to {device}, which was there before"));
