@@ -228,3 +228,16 @@ fn a_certificate_that_no_listener_uses_is_mentioned() {
     let (hub, _) = serve(command.env("BELLWIRE_DATA_DIR", folder.path().join("hub")), 1);
     hub.wait_for("tls_cert is set, and no listener uses it");
 }
+
+#[test]
+fn a_closed_hub_warns_of_tokens_over_plain_http_beyond_loopback() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("hub");
+    let token = ["token", "create", "--role", "admin", "--quiet", "--data-dir"];
+    let made = bellwire(&token).arg(&data).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut command = bellwire(&[]);
+    command.env("BELLWIRE_LISTEN", "http://0.0.0.0:0").env("BELLWIRE_DATA_DIR", &data);
+    let (hub, _) = serve(&mut command, 1);
+    hub.wait_for("a token that is sent to it can be read on the way");
+}

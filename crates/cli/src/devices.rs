@@ -107,7 +107,8 @@ async fn list(args: DeviceList, form: Form) -> anyhow::Result<u8> {
         out::note(if filtered {
             "no device fits"
         } else {
-            "no devices; a device appears when it first listens or is sent to: bellwire listen NAME"
+            "no devices; one appears when it first listens (bellwire listen NAME) or enrols (bellwire agent enroll HUB), or by \
+             bellwire devices import FILE"
         });
     }
     Ok(exit::OK)

@@ -26,7 +26,7 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let data_dir = config.data_dir.clone();
+    let (data_dir, open) = (config.data_dir.clone(), config.open);
     let hub = Bound::bind(config).await.map_err(refused)?.serve();
     for listener in hub.listeners() {
         let version = env!("CARGO_PKG_VERSION");
@@ -40,6 +40,16 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
         && hub.listeners().iter().all(|listener| listener.scheme == Scheme::Http)
     {
         tracing::warn!("tls_cert is set, and no listener uses it: each is http:// in listen");
+    }
+    // On an open hub there is nothing to read but the commands themselves, which --open says enough of.
+    let plain = hub.listeners().iter().find(|listener| {
+        listener.scheme == Scheme::Http && !listener.address.ip().to_canonical().is_loopback()
+    });
+    if let Some(listener) = plain.filter(|_| !open) {
+        tracing::warn!(
+            "{listener} is plain HTTP: a token that is sent to it can be read on the way. Use https wherever the network lets it \
+             through, or a reverse proxy that ends TLS"
+        );
     }
     let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
     tracing::info!("ready; the data folder is {}", data_dir.display());

@@ -64,7 +64,11 @@ pub(crate) async fn import(args: Import, form: Form) -> anyhow::Result<u8> {
                 }
             }
         }
-        out::note(&format!("{} devices; nothing was changed", devices.len()));
+        let devices = match devices.len() {
+            1 => "1 device".to_owned(),
+            many => format!("{many} devices"),
+        };
+        out::note(&format!("{devices}; nothing was changed"));
         return Ok(exit::OK);
     }
     let hub = connect::controller(&args.hub)?;
@@ -112,7 +116,9 @@ fn parse(from: impl Read) -> Result<BTreeMap<DeviceId, Labels>, Usage> {
     let columns: Vec<&str> =
         columns.iter().map(|name| name.trim_start_matches('\u{feff}')).collect();
     let device_at = columns.iter().position(|name| *name == "device").ok_or_else(|| {
-        Usage("the first line names the columns, and none of them is `device`".into())
+        Usage(format!(
+            "the first line names the columns, separated by commas, and none of them is `device`, in lower case; they are {columns:?}"
+        ))
     })?;
     for (n, column) in columns.iter().enumerate() {
         if n != device_at && *column != "labels" && !is_label_key(column) {
