@@ -19,7 +19,8 @@ pub struct Rollout {
 /// `bellwire retry`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The new command has the action, the data and the times of the old one, which it names as its parent.
+The new command has the action, the data and the times of the old one, which it names as its parent. It goes to all of them at once, \
+also where the old one was rolled out.
 
 Examples:
   bellwire retry 0190f3c4

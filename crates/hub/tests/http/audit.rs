@@ -253,6 +253,11 @@ fn a_command_to_many_is_one_entry_and_so_is_what_is_done_to_its_rollout() {
         json!({"action": "ping", "target": {"all": true}, "rollout": {"batch": 1}}).to_string();
     let rolled_out = text(&post("/v1/commands", &rollout).json()["id"]).to_owned();
     let path = format!("/v1/commands/{rolled_out}");
+    // An abort cancels what has not begun, which this one of them is to have.
+    hub.until(|| {
+        let begun = hub.with_token(&admin, &format!("GET {path}/deliveries"), "").json();
+        begun["items"].as_array().is_some_and(|begun| begun.len() == 1)
+    });
     for verb in ["pause", "pause", "resume", "abort", "resume"] {
         post(&format!("{path}/{verb}"), "");
     }
