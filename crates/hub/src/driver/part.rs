@@ -42,9 +42,11 @@ impl Driver {
     ) -> Result<Command, Problem> {
         let mut cancelled = 0;
         for _ in 0..CANCEL_LOOKS {
+            // Before they are listed: what comes into being between the two is for the next look.
+            let found = self.command(command, visible.clone()).await?;
             let ended = self.cancel_visible(command, force, &visible, &mut cancelled).await?;
-            let shown = self.command(command, visible.clone()).await?;
-            if shown.counts.values().sum::<u64>() >= shown.total {
+            if found.counts.values().sum::<u64>() >= found.total {
+                let shown = self.command(command, visible).await?;
                 return match ended.filter(|_| cancelled == 0 && shown.done) {
                     Some(first) => Err(all_ended(first)),
                     None => Ok(shown),
