@@ -27,9 +27,11 @@ pub(crate) fn go_on(nothing_was: &str) -> anyhow::Result<bool> {
 
 /// Asks, and waits for a line.
 pub(crate) fn answer(question: &str) -> io::Result<String> {
-    let mut screen = io::stderr().lock();
-    write!(screen, "{question}")?;
-    screen.flush()?;
+    {
+        let mut screen = io::stderr().lock();
+        write!(screen, "{question}")?;
+        screen.flush()?;
+    }
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     Ok(answer.trim().to_owned())

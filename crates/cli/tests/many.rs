@@ -226,10 +226,20 @@ fn ctrl_c_asks_whether_to_leave_it_pause_it_or_abort_it() {
     assert!(stderr(&aborted).contains(&format!("stop that too with: bellwire cancel {id}")));
     assert_eq!(code(&hub.run(&["resume", &id])), 1, "it has ended");
 
+    // A second Ctrl-C leaves it, and a third is not needed.
+    let mut terminal = hub.on_terminal(&["send", "-l", "site=lyon", "update", "--yes", "--wait"]);
+    terminal.shows("0/2");
+    terminal.types(CTRL_C);
+    terminal.shows("[l/a/G]");
+    terminal.types(CTRL_C);
+    let (ended, screen) = terminal.ends();
+    assert_eq!(ended, 4, "{screen}");
+    assert!(screen.contains("not ended yet; follow it with: bellwire watch"), "{screen}");
+
     // Left alone it goes on; whoever aborts it sees its end.
     let mut terminal = hub.on_terminal(&send);
     let second = wait_until("a second command", || match hub.commands().as_slice() {
-        [second, _] => Ok(id_of(second)),
+        [second, _, _] => Ok(id_of(second)),
         _ => Err("none yet"),
     });
     terminal.shows("0/3");

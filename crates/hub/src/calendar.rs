@@ -113,7 +113,12 @@ fn time_zone(name: &str) -> Result<TimeZone, Problem> {
             "member \"timezone\" is the name of a zone of the IANA database, as Europe/Paris or UTC",
         )
     };
-    if name.is_empty() || name.len() > ZONE_CHARS_MAX {
+    // These are files of the database and no zones: the first is whatever this machine is set to.
+    let no_zone = ["localtime", "posixrules", "factory", "etc/unknown"];
+    if name.is_empty()
+        || name.len() > ZONE_CHARS_MAX
+        || no_zone.iter().any(|n| name.eq_ignore_ascii_case(n))
+    {
         return Err(unknown());
     }
     TimeZone::get(name).map_err(|_| unknown())

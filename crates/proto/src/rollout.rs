@@ -110,7 +110,11 @@ impl RolloutPlan {
         let canary: Option<String> = members.take("canary")?;
         if let Some(text) = &canary {
             let canary = text.parse::<Selector>();
-            canary.map_err(|e| Problem::bad_request(format!("member canary: {e}")))?;
+            let canary = canary.map_err(|e| Problem::bad_request(format!("member canary: {e}")))?;
+            if canary.requirements().is_empty() {
+                let detail = "member \"canary\" requires nothing, so that every target would be a canary; leave it out, or name labels";
+                return Err(Problem::bad_request(detail));
+            }
         }
         let abort = members.take_members("abort")?;
         let plan = Self {
@@ -149,7 +153,7 @@ impl RolloutPlan {
 
 impl BatchSize {
     fn parse(raw: &str) -> Result<Self, Problem> {
-        let unfit = || {
+        let refused = || {
             Problem::bad_request(
                 "member \"batch\" is a number of devices from 1, or percent of them as \"1%\" to \"100%\"",
             )
@@ -158,14 +162,16 @@ impl BatchSize {
             return if ROLLOUT_BATCH.contains(devices) {
                 Ok(Self::Devices(devices))
             } else {
-                Err(unfit())
+                Err(refused())
             };
         }
-        let text: String = serde_json::from_str(raw).map_err(|_| unfit())?;
-        let percent = text.strip_suffix('%').and_then(|n| n.parse::<u64>().ok());
+        let text: String = serde_json::from_str(raw).map_err(|_| refused())?;
+        // `parse` would take a sign and zeros before the number too.
+        let digits = text.strip_suffix('%').filter(|n| n.starts_with(|c| matches!(c, '1'..='9')));
+        let percent = digits.and_then(|n| n.parse::<u64>().ok());
         match percent.filter(|percent| PERCENT.contains(*percent)) {
             Some(percent) => Ok(Self::Percent(percent)),
-            None => Err(unfit()),
+            None => Err(refused()),
         }
     }
 }
@@ -247,6 +253,9 @@ mod tests {
             (r#"{"batch":0}"#, Code::BadRequest),
             (r#"{"batch":"0%"}"#, Code::BadRequest),
             (r#"{"batch":"101%"}"#, Code::BadRequest),
+            (r#"{"batch":"+5%"}"#, Code::BadRequest),
+            (r#"{"batch":"010%"}"#, Code::BadRequest),
+            (r#"{"batch":1,"canary":""}"#, Code::BadRequest),
             (r#"{"batch":"10"}"#, Code::BadRequest),
             (r#"{"batch":1.5}"#, Code::BadRequest),
             (r#"{"batch":1,"done_percent":0}"#, Code::BadRequest),

@@ -11,6 +11,7 @@ use bellwire_client::api::{DeliveryQuery, Error, RolloutChange};
 use bellwire_proto::{Code, Command, CommandId, DeliveryState, RolloutState, Seconds};
 use futures_util::TryStreamExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::bars::Bars;
@@ -102,7 +103,7 @@ async fn watch(
             () = tokio::time::sleep_until(until.map_or(next, |until| until.min(next))) => {}
             () = interrupted(&mut interrupts) => {
                 bars.end();
-                match wish(&command, &mut interrupts).await {
+                match wish(&command, &mut interrupts, until).await {
                     Wish::GoOn => {}
                     Wish::Leave => return Ok(End::Left(command)),
                     Wish::Pause => {
@@ -145,6 +146,13 @@ fn is_passing(error: &Error) -> bool {
     }
 }
 
+async fn elapsed(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Ctrl-C, if it does not end the program.
 async fn interrupted(interrupts: &mut Option<Signal>) {
     match interrupts {
@@ -176,21 +184,25 @@ fn unless_ended(changed: Result<Command, Error>) -> anyhow::Result<Option<Comman
     }
 }
 
-async fn wish(command: &Command, interrupts: &mut Option<Signal>) -> Wish {
+/// Asks what to do, until the wait has elapsed.
+async fn wish(command: &Command, interrupts: &mut Option<Signal>, until: Option<Instant>) -> Wish {
     let rolls = command.rollout.as_ref().map(|rollout| rollout.state);
     let pausable = matches!(rolls, Some(RolloutState::Running));
     let question = match pausable {
         true => "\nLeave it running, pause it, abort it, or go on waiting? [l/p/a/G] ",
         false => "\nLeave it running, abort it, or go on waiting? [l/a/G] ",
     };
-    let answer = tokio::task::spawn_blocking(move || ask::answer(question));
-    // A second Ctrl-C is no answer, but meant.
+    // A thread that the end of the program does not wait for: nobody may ever answer.
+    let (said, answer) = oneshot::channel();
+    std::thread::spawn(move || said.send(ask::answer(question)));
     tokio::select! {
         answer = answer => match answer {
             Ok(Ok(answer)) => read(&answer, pausable),
             _ => Wish::Leave,
         },
+        // A second Ctrl-C is no answer, but meant.
         () = interrupted(interrupts) => Wish::Leave,
+        () = elapsed(until) => Wish::GoOn,
     }
 }
 

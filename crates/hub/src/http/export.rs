@@ -28,17 +28,27 @@ pub(super) enum Export {
 }
 
 impl Export {
-    /// The form that a client asks for by `Accept`: the first that is named; `None` for a page as JSON.
+    /// The form that a client asks for by `Accept` (RFC 9110, section 12.5.1): that with the greatest weight, of several the
+    /// first; `None` for a page as JSON.
     pub(super) fn accepted(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let types = values.flat_map(|value| value.split(','));
-        let names = types.map(|item| item.split(';').next().unwrap_or_default().trim());
-        names.into_iter().find_map(|name| match name.to_ascii_lowercase().as_str() {
-            "application/jsonl" | "application/x-ndjson" => Some(Some(Self::JsonLines)),
-            "text/csv" => Some(Some(Self::Csv)),
-            "application/json" => Some(None),
-            _ => None,
-        })?
+        let mut best = (0.0, None);
+        for item in types {
+            let mut parts = item.split(';').map(str::trim);
+            let form = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+                "application/jsonl" | "application/x-ndjson" => Some(Self::JsonLines),
+                "text/csv" => Some(Self::Csv),
+                "application/json" => None,
+                _ => continue,
+            };
+            let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+            let weight = weight.map_or(1.0, |weight| weight.parse::<f32>().unwrap_or(1.0));
+            if weight > best.0 {
+                best = (weight, form);
+            }
+        }
+        best.1
     }
 
     fn media_type(self) -> HeaderValue {
@@ -89,6 +99,7 @@ pub(super) async fn export(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, form.media_type());
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
 

@@ -172,6 +172,15 @@ fn deliveries_come_all_at_once_as_json_lines_or_csv() {
     assert!(rows.starts_with("d007,failed,0,2,,,false,"), "{rows}");
     assert!(rows.ends_with(",\"a \"\"b\"\",\nc\",\r\n"), "{rows}");
 
+    for (accept, expected) in [
+        ("text/csv;q=0", "application/json"),
+        ("text/csv;q=0.5, application/json", "application/json"),
+        ("application/json;q=0.1, text/csv", "text/csv; charset=utf-8"),
+        ("application/jsonl, text/csv", "application/jsonl"),
+    ] {
+        let answer = hub.request(&line(""), &format!("Accept: {accept}\r\n"), b"");
+        assert_eq!(answer.head.header("content-type"), Some(expected), "{accept}");
+    }
     let paged = hub.request(&line("?limit=1"), "Accept: text/csv\r\n", b"");
     assert_eq!(paged.code(), "bad_request");
     let ghost = "GET /v1/commands/01900000-0000-7000-8000-000000000000/deliveries";
