@@ -14,11 +14,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use bellwire_testkit::{Http, Program, admin_token, command};
 use support::{Authority, Client, uri};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+/// Much longer than a listed certificate may stay in use.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn bellwire(args: &[&str]) -> Command {
     command(BELLWIRE, args)
@@ -33,7 +36,8 @@ struct Scene {
     devices: Authority,
     client: Client,
     crl: PathBuf,
-    _folder: tempfile::TempDir,
+    servers: Authority,
+    folder: tempfile::TempDir,
 }
 
 impl Scene {
@@ -46,6 +50,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
         let (cert, key) = servers.server(&["localhost"]).write(folder.path(), "hub");
+        let (cert2, key2) = servers.server(&["second.example"]).write(folder.path(), "second");
         let ca = devices.write(folder.path(), "devices.pem");
         let crl = folder.path().join("devices.crl");
         fs::write(&crl, devices.revocations(&[])).unwrap();
@@ -54,6 +59,7 @@ impl Scene {
             [[listener.client]]\nname = 'cn:ops'\nis = 'operator'\nselect = 'site=lyon'\nactions = ['ping']\n";
         let settings = format!(
             "tls_cert = {cert:?}\ntls_key = {key:?}\n\
+             [[certificate]]\ncert = {cert2:?}\nkey = {key2:?}\n\
              [[listener]]\naddress = 'https://127.0.0.1:0'\nclient_ca = {ca:?}\nclient_ca_required = true\n\
              client_crl = [{crl:?}]\n{rules}\
              [[listener]]\naddress = 'https://127.0.0.1:0'\nclient_ca = {ca:?}\nclient_crl = [{crl:?}]\n{rules}\
@@ -69,7 +75,35 @@ impl Scene {
         }
         let (requires, takes) = (addresses[0], addresses[1]);
         let client = servers.client();
-        Self { hub, requires, takes, open, devices, client, crl, _folder: folder }
+        Self { hub, requires, takes, open, devices, client, crl, servers, folder }
+    }
+
+    /// A client with a certificate of this device.
+    fn device(&self, name: &str) -> Client {
+        let name_in_it = vec![uri(&format!("urn:example:device:{name}"))];
+        self.client.with(&self.devices.of_client(name, name_in_it))
+    }
+
+    /// The device's stream, after its hello.
+    fn listen(&self, client: &Client, device: &str) -> BufReader<support::Connection> {
+        let mut stream = self.begin(client, "GET", &format!("/v1/devices/{device}/stream"));
+        until(&mut stream, "event: hello");
+        stream
+    }
+
+    /// A request whose answer is yet to be read.
+    fn begin(&self, client: &Client, method: &str, path: &str) -> BufReader<support::Connection> {
+        let mut stream = BufReader::new(client.connect(self.takes, "localhost").unwrap());
+        let head = "Host: localhost\r\nContent-Length: 0";
+        write!(stream.get_mut(), "{method} {path} HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
+        stream
+    }
+
+    /// Revokes the certificates with these common names.
+    fn revoke(&self, names: &[&str]) {
+        let new = self.folder.path().join("new.crl");
+        fs::write(&new, self.devices.revocations(names)).unwrap();
+        fs::rename(&new, &self.crl).unwrap();
     }
 }
 
@@ -155,21 +189,8 @@ fn a_listener_requires_certificates_or_takes_them_and_those_of_other_authorities
 #[test]
 fn a_certificate_that_is_revoked_opens_nothing_and_what_it_had_open_ends() {
     let scene = Scene::new();
-    let issued = |name: &str| {
-        let issued =
-            scene.devices.of_client(name, vec![uri(&format!("urn:example:device:{name}"))]);
-        scene.client.with(&issued)
-    };
-    let (a, b) = (issued("a"), issued("b"));
-    let listen = |client: &Client, device: &str| {
-        let mut stream = BufReader::new(client.connect(scene.takes, "localhost").unwrap());
-        let request =
-            format!("GET /v1/devices/{device}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        stream.get_mut().write_all(request.as_bytes()).unwrap();
-        until(&mut stream, "event: hello");
-        stream
-    };
-    let (mut stream_a, mut stream_b) = (listen(&a, "a"), listen(&b, "b"));
+    let (a, b) = (scene.device("a"), scene.device("b"));
+    let (mut stream_a, mut stream_b) = (scene.listen(&a, "a"), scene.listen(&b, "b"));
     // A connection that is open, and idle.
     let mut idle = BufReader::new(a.connect(scene.takes, "localhost").unwrap());
     let mut ask = |expected: &str| {
@@ -178,7 +199,7 @@ fn a_certificate_that_is_revoked_opens_nothing_and_what_it_had_open_ends() {
         until(&mut idle, expected);
     };
     ask("200 OK");
-    fs::write(&scene.crl, scene.devices.revocations(&["a"])).unwrap();
+    scene.revoke(&["a"]);
     scene.hub.wait_for("files of TLS have changed, and were read again");
     until(&mut stream_a, "revoked");
     ask("401 Unauthorized");
@@ -188,9 +209,39 @@ fn a_certificate_that_is_revoked_opens_nothing_and_what_it_had_open_ends() {
     until(&mut stream_b, "\"ring\"");
 }
 
+/// A certificate of the hub that had expired, of a name that no client asked for, kept the lists of revoked certificates from
+/// being read, and whoever had stolen an appliance stayed connected.
+#[test]
+fn a_certificate_is_revoked_though_one_of_the_hubs_own_is_of_no_use() {
+    let scene = Scene::new();
+    let (a, b) = (scene.device("a"), scene.device("b"));
+    let (mut stream_a, mut stream_b) = (scene.listen(&a, "a"), scene.listen(&b, "b"));
+    scene.servers.expired(&["second.example"]).write(scene.folder.path(), "second");
+    scene.revoke(&["a"]);
+    scene.hub.wait_for("second.pem expired at");
+    until(&mut stream_a, "revoked");
+    assert!(a.get(scene.takes, "/readyz").is_err(), "the handshake");
+    assert_eq!(b.get(scene.takes, "/v1/devices/b").unwrap(), 200);
+
+    // A list that cannot be read revokes what it did, and is read again when it can be, with nothing else changed.
+    fs::write(&scene.crl, "no list\n").unwrap();
+    scene.hub.wait_for("devices.crl");
+    assert!(a.get(scene.takes, "/readyz").is_err(), "the handshake");
+    scene.open.post_json("/v1/send/b/ring", "{}").unwrap();
+    until(&mut stream_b, "\"ring\"");
+    scene.revoke(&["a", "b"]);
+    until(&mut stream_b, "revoked");
+
+    scene.servers.server(&["second.example"]).write(scene.folder.path(), "second");
+    scene.hub.wait_for("files of TLS have changed, and were read again");
+}
+
 fn until(stream: &mut BufReader<support::Connection>, text: &str) {
     let (mut line, mut all) = (String::new(), String::new());
+    let start = Instant::now();
     while !line.contains(text) {
+        // A stream has a heartbeat in this time.
+        assert!(start.elapsed() < PATIENCE, "no {text} in {PATIENCE:?}: {all}");
         line.clear();
         let read = stream.read_line(&mut line);
         all += &line;
