@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bellwire_testkit::{Http, Program, admin_token, command};
+use bellwire_testkit::{Http, Program, admin_token, command, wait_until};
 use support::{Authority, Client, uri};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
@@ -234,6 +234,28 @@ fn a_certificate_is_revoked_though_one_of_the_hubs_own_is_of_no_use() {
 
     scene.servers.server(&["second.example"]).write(scene.folder.path(), "second");
     scene.hub.wait_for("files of TLS have changed, and were read again");
+}
+
+/// Both waited on until their time was over, 25 s or minutes later.
+#[test]
+fn what_waits_with_a_certificate_ends_when_that_is_revoked() {
+    let scene = Scene::new();
+    let ops = scene.client.with(&scene.devices.of_client("ops", Vec::new()));
+    let mut poll = scene.begin(&scene.device("a"), "GET", "/v1/devices/a/commands?wait=60s");
+    let mut send = scene.begin(&ops, "POST", "/v1/send/site-c/ping?wait=300s");
+    // Both wait: the command is stored, and the poll counts as presence.
+    wait_until("the sender and the poll wait", || {
+        let sent = scene.open.get("/v1/commands").unwrap().json();
+        let a = scene.open.get("/v1/devices/a").unwrap().json();
+        let both = sent["items"][0].is_object() && a["online"] == true;
+        both.then_some(()).ok_or_else(|| format!("{sent}\n{a}"))
+    });
+    scene.revoke(&["a", "ops"]);
+    for (waiting, which) in [(&mut poll, "the poll"), (&mut send, "the sender")] {
+        let mut status = String::new();
+        waiting.read_line(&mut status).unwrap();
+        assert!(status.contains("401 Unauthorized"), "{which}: {status}");
+    }
 }
 
 fn until(stream: &mut BufReader<support::Connection>, text: &str) {

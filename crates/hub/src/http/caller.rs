@@ -164,9 +164,10 @@ impl Caller {
 
     /// Whether this change may end what the caller waits for.
     fn depends_on(&self, change: &AccessChange, waited_for: &DeviceId) -> bool {
+        let credential = self.token_use().map(|used| used.id);
         match change {
-            AccessChange::Closed => self.id().is_none(),
-            AccessChange::Token(token) => self.id() == Some(*token),
+            AccessChange::Closed => credential.is_none(),
+            AccessChange::Token(ended) => credential == Some(*ended),
             AccessChange::Device(device) => {
                 self.role().device() == Some(device)
                     || (!self.visible().is_all() && device == waited_for)
