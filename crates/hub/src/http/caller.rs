@@ -44,7 +44,10 @@ impl Caller {
         let from = head.extensions.get::<RequestOrigin>();
         let open_listener = from.is_some_and(|from| from.open);
         let open_here = auth.is_open() || open_listener;
-        if !headers.contains_key(AUTHORIZATION) || open_here && is_for_another_server(headers) {
+        let knows_jwts = driver.jwt().is_some();
+        if !headers.contains_key(AUTHORIZATION)
+            || open_here && is_for_another_server(headers, knows_jwts)
+        {
             if let Some(identity) = from.and_then(|from| from.identity.as_ref()) {
                 if !auth.accepts(identity, driver.expiry_time()) {
                     return Err(unauthenticated());
