@@ -56,7 +56,8 @@ impl Caller {
                     Role::Operator(scope) => scope.select.clone(),
                     _ => None,
                 };
-                return Ok(Self::Certified(identity.clone(), Visible::by(select)));
+                let visible = Visible::by(select).read_by(&certificate_name(identity));
+                return Ok(Self::Certified(identity.clone(), visible));
             }
             if open_listener {
                 return Ok(Self::OfOpenListener);
@@ -182,7 +183,7 @@ impl Caller {
     pub(in crate::http) fn name(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Anonymous | Self::OfOpenListener => None,
-            Self::Certified(identity, _) => Some(format!("certificate:{}", identity.name).into()),
+            Self::Certified(identity, _) => Some(certificate_name(identity).into()),
             Self::Holder(Found { grant, .. }) => Some(grant.name().into()),
         }
     }
@@ -306,6 +307,10 @@ impl Caller {
             _ => Ok(()),
         }
     }
+}
+
+fn certificate_name(identity: &ClientIdentity) -> String {
+    format!("certificate:{}", identity.name)
 }
 
 /// The refusal of whoever has no token that works.
