@@ -473,7 +473,7 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
         let busy = Busy(self.activity.clone());
         self.from.note(&mut request, &self.shared);
         request.extensions_mut().insert(self.takeover.clone());
-        if let Some(refused) = head::too_large(&request, self.head_bytes_max) {
+        if let Some(refused) = head::refusal(&request, self.head_bytes_max) {
             return Box::pin(async move { Ok(refused.map(|body| BusyBody::new(body, busy))) });
         }
         let answer = tower::ServiceExt::oneshot(self.router.clone(), request);

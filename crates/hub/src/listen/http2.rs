@@ -43,7 +43,7 @@ pub(super) async fn serve(
         let too_many = share.is_none().then(too_many);
         let busy = Busy::new(&in_flight, share.flatten());
         from.note(&mut request, &shared);
-        let refused = too_many.or_else(|| head::too_large(&request, config.head_bytes_max));
+        let refused = too_many.or_else(|| head::refusal(&request, config.head_bytes_max));
         let answer = tower::ServiceExt::oneshot(router.clone(), request);
         async move {
             let answer = match refused {
