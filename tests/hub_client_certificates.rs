@@ -10,7 +10,7 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -150,7 +150,7 @@ fn a_certificate_makes_a_device_or_an_operator_and_nothing_more() {
     assert_eq!(own["note"], "certificate of ops");
     assert!(own["expires_at"].is_string(), "{own}");
     let sent = scene.open.get("/v1/commands").unwrap().json();
-    assert_eq!(sent["items"][0]["created_by"], "certificate:ops");
+    assert_eq!(sent["items"][0]["created_by"], "certificate:operator:ops");
 
     // A name that no rule knows makes nobody.
     let other = scene.client.with(&scene.devices.of_client("other", Vec::new()));
@@ -234,6 +234,52 @@ fn a_certificate_is_revoked_though_one_of_the_hubs_own_is_of_no_use() {
 
     scene.servers.server(&["second.example"]).write(scene.folder.path(), "second");
     scene.hub.wait_for("files of TLS have changed, and were read again");
+}
+
+/// `certificate:ops` was either of them, and a key that one had sent answered the other for it.
+#[test]
+fn certificates_of_one_name_are_told_apart_by_role_and_authority() {
+    let scene = Scene::new();
+    let others = Authority::new("others");
+    let both = |mine: String, theirs: String| format!("{mine}\n{theirs}");
+    let authorities = scene.folder.path().join("devices.pem");
+    fs::write(&scene.crl, both(scene.devices.revocations(&[]), others.revocations(&[]))).unwrap();
+    fs::write(authorities, both(scene.devices.pem(), others.pem())).unwrap();
+    scene.hub.wait_for("files of TLS have changed, and were read again");
+
+    let ops = |of: &Authority| scene.client.with(&of.of_client("ops", Vec::new()));
+    let send = |client: &Client| {
+        let mut stream = client.connect(scene.takes, "localhost").unwrap();
+        let head =
+            "Host: localhost\r\nIdempotency-Key: k\r\nContent-Length: 0\r\nConnection: close";
+        write!(stream, "POST /v1/send/site-c/ping HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        // An end without close_notify, after a whole answer.
+        let _ = stream.read_to_string(&mut answer);
+        assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+        let delivery = answer.split("\r\n\r\n").nth(1).unwrap();
+        let delivery: serde_json::Value = serde_json::from_str(delivery).unwrap();
+        delivery["command"].as_str().unwrap().to_owned()
+    };
+    let (mine, theirs) = (ops(&scene.devices), ops(&others));
+    assert_eq!(send(&mine), send(&mine), "one caller");
+    assert_ne!(send(&mine), send(&theirs), "of another authority");
+
+    // A device of the same name, which may not send.
+    let device = scene.device("ops");
+    assert_eq!(device.ask(scene.takes, "POST", "/v1/send/site-c/ping").unwrap().0, 403);
+    let actors = wait_until("the refusal in the audit log", || {
+        let log = scene.open.get("/v1/audit?verb=send").unwrap().json();
+        let actors: Vec<_> = log["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["actor"]["token"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        if actors.len() < 3 { Err(log) } else { Ok(actors) }
+    });
+    let count = |actor: &str| actors.iter().filter(|name| *name == actor).count();
+    assert_eq!((count("certificate:operator:ops"), count("certificate:device:ops")), (2, 1));
 }
 
 /// Both waited on until their time was over, 25 s or minutes later.

@@ -179,12 +179,23 @@ impl Caller {
         }
     }
 
-    /// The id of its token, or the name in its certificate: the value of `created_by`, and the owner of an `Idempotency-Key`.
+    /// The id of its token, or role and name of its certificate: the value of `created_by`.
     pub(in crate::http) fn name(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Anonymous | Self::OfOpenListener => None,
             Self::Certified(identity, _) => Some(certificate_name(identity).into()),
             Self::Holder(Found { grant, .. }) => Some(grant.name().into()),
+        }
+    }
+
+    /// The owner of an `Idempotency-Key`: two authorities may give one name to different people, who must not be answered for each
+    /// other.
+    pub(in crate::http) fn key_owner(&self) -> Option<String> {
+        match self {
+            Self::Certified(identity, _) => {
+                Some(format!("{} by {}", certificate_name(identity), identity.authority))
+            }
+            _ => self.name().map(Cow::into_owned),
         }
     }
 
@@ -309,8 +320,9 @@ impl Caller {
     }
 }
 
+/// A device and an operator may have one name.
 fn certificate_name(identity: &ClientIdentity) -> String {
-    format!("certificate:{}", identity.name)
+    format!("certificate:{}:{}", identity.role.name().as_str(), identity.name)
 }
 
 /// The refusal of whoever has no token that works.

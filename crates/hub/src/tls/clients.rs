@@ -25,6 +25,8 @@ use crate::config::{ClientCertificates, ClientRule, NameKind};
 pub struct ClientIdentity {
     /// In place of a token's: of the certificate's issuer and number, so that a renewed one is another.
     pub(crate) id: TokenId,
+    /// Of its issuer alone.
+    pub(crate) authority: TokenId,
     /// The name by which it was recognized.
     pub(crate) name: String,
     pub(crate) role: Role,
@@ -152,8 +154,10 @@ pub(crate) fn identity(certificate: &[u8], rules: &[ClientRule]) -> Option<Clien
         Role::Device(device) => device.to_string(),
         _ => names.iter().find(|name| rule.role(std::slice::from_ref(name)).is_some())?.1.clone(),
     };
+    let issuer = certificate.issuer().as_raw();
     Some(ClientIdentity {
-        id: identity_id(certificate.issuer().as_raw(), certificate.raw_serial()),
+        id: identity_id(issuer, certificate.raw_serial()),
+        authority: identity_id(issuer, &[]),
         name,
         role,
         expires_at: pair::timestamp(certificate.validity().not_after.timestamp()),
