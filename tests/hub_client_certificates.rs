@@ -10,15 +10,18 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use bellwire_testkit::{Http, Program, admin_token, command};
+use bellwire_testkit::{Http, Program, admin_token, command, wait_until};
 use support::{Authority, Client, uri};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+/// Much longer than a listed certificate may stay in use.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn bellwire(args: &[&str]) -> Command {
     command(BELLWIRE, args)
@@ -33,7 +36,8 @@ struct Scene {
     devices: Authority,
     client: Client,
     crl: PathBuf,
-    _folder: tempfile::TempDir,
+    servers: Authority,
+    folder: tempfile::TempDir,
 }
 
 impl Scene {
@@ -46,6 +50,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
         let (cert, key) = servers.server(&["localhost"]).write(folder.path(), "hub");
+        let (cert2, key2) = servers.server(&["second.example"]).write(folder.path(), "second");
         let ca = devices.write(folder.path(), "devices.pem");
         let crl = folder.path().join("devices.crl");
         fs::write(&crl, devices.revocations(&[])).unwrap();
@@ -54,6 +59,7 @@ impl Scene {
             [[listener.client]]\nname = 'cn:ops'\nis = 'operator'\nselect = 'site=lyon'\nactions = ['ping']\n";
         let settings = format!(
             "tls_cert = {cert:?}\ntls_key = {key:?}\n\
+             [[certificate]]\ncert = {cert2:?}\nkey = {key2:?}\n\
              [[listener]]\naddress = 'https://127.0.0.1:0'\nclient_ca = {ca:?}\nclient_ca_required = true\n\
              client_crl = [{crl:?}]\n{rules}\
              [[listener]]\naddress = 'https://127.0.0.1:0'\nclient_ca = {ca:?}\nclient_crl = [{crl:?}]\n{rules}\
@@ -69,7 +75,35 @@ impl Scene {
         }
         let (requires, takes) = (addresses[0], addresses[1]);
         let client = servers.client();
-        Self { hub, requires, takes, open, devices, client, crl, _folder: folder }
+        Self { hub, requires, takes, open, devices, client, crl, servers, folder }
+    }
+
+    /// A client with a certificate of this device.
+    fn device(&self, name: &str) -> Client {
+        let name_in_it = vec![uri(&format!("urn:example:device:{name}"))];
+        self.client.with(&self.devices.of_client(name, name_in_it))
+    }
+
+    /// The device's stream, after its hello.
+    fn listen(&self, client: &Client, device: &str) -> BufReader<support::Connection> {
+        let mut stream = self.begin(client, "GET", &format!("/v1/devices/{device}/stream"));
+        until(&mut stream, "event: hello");
+        stream
+    }
+
+    /// A request whose answer is yet to be read.
+    fn begin(&self, client: &Client, method: &str, path: &str) -> BufReader<support::Connection> {
+        let mut stream = BufReader::new(client.connect(self.takes, "localhost").unwrap());
+        let head = "Host: localhost\r\nContent-Length: 0";
+        write!(stream.get_mut(), "{method} {path} HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
+        stream
+    }
+
+    /// Revokes the certificates with these common names.
+    fn revoke(&self, names: &[&str]) {
+        let new = self.folder.path().join("new.crl");
+        fs::write(&new, self.devices.revocations(names)).unwrap();
+        fs::rename(&new, &self.crl).unwrap();
     }
 }
 
@@ -116,7 +150,7 @@ fn a_certificate_makes_a_device_or_an_operator_and_nothing_more() {
     assert_eq!(own["note"], "certificate of ops");
     assert!(own["expires_at"].is_string(), "{own}");
     let sent = scene.open.get("/v1/commands").unwrap().json();
-    assert_eq!(sent["items"][0]["created_by"], "certificate:ops");
+    assert_eq!(sent["items"][0]["created_by"], "certificate:operator:ops");
 
     // A name that no rule knows makes nobody.
     let other = scene.client.with(&scene.devices.of_client("other", Vec::new()));
@@ -155,21 +189,8 @@ fn a_listener_requires_certificates_or_takes_them_and_those_of_other_authorities
 #[test]
 fn a_certificate_that_is_revoked_opens_nothing_and_what_it_had_open_ends() {
     let scene = Scene::new();
-    let issued = |name: &str| {
-        let issued =
-            scene.devices.of_client(name, vec![uri(&format!("urn:example:device:{name}"))]);
-        scene.client.with(&issued)
-    };
-    let (a, b) = (issued("a"), issued("b"));
-    let listen = |client: &Client, device: &str| {
-        let mut stream = BufReader::new(client.connect(scene.takes, "localhost").unwrap());
-        let request =
-            format!("GET /v1/devices/{device}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        stream.get_mut().write_all(request.as_bytes()).unwrap();
-        until(&mut stream, "event: hello");
-        stream
-    };
-    let (mut stream_a, mut stream_b) = (listen(&a, "a"), listen(&b, "b"));
+    let (a, b) = (scene.device("a"), scene.device("b"));
+    let (mut stream_a, mut stream_b) = (scene.listen(&a, "a"), scene.listen(&b, "b"));
     // A connection that is open, and idle.
     let mut idle = BufReader::new(a.connect(scene.takes, "localhost").unwrap());
     let mut ask = |expected: &str| {
@@ -178,7 +199,7 @@ fn a_certificate_that_is_revoked_opens_nothing_and_what_it_had_open_ends() {
         until(&mut idle, expected);
     };
     ask("200 OK");
-    fs::write(&scene.crl, scene.devices.revocations(&["a"])).unwrap();
+    scene.revoke(&["a"]);
     scene.hub.wait_for("files of TLS have changed, and were read again");
     until(&mut stream_a, "revoked");
     ask("401 Unauthorized");
@@ -188,9 +209,107 @@ fn a_certificate_that_is_revoked_opens_nothing_and_what_it_had_open_ends() {
     until(&mut stream_b, "\"ring\"");
 }
 
+/// A certificate of the hub that had expired, of a name that no client asked for, kept the lists of revoked certificates from
+/// being read, and whoever had stolen an appliance stayed connected.
+#[test]
+fn a_certificate_is_revoked_though_one_of_the_hubs_own_is_of_no_use() {
+    let scene = Scene::new();
+    let (a, b) = (scene.device("a"), scene.device("b"));
+    let (mut stream_a, mut stream_b) = (scene.listen(&a, "a"), scene.listen(&b, "b"));
+    scene.servers.expired(&["second.example"]).write(scene.folder.path(), "second");
+    scene.revoke(&["a"]);
+    scene.hub.wait_for("second.pem expired at");
+    until(&mut stream_a, "revoked");
+    assert!(a.get(scene.takes, "/readyz").is_err(), "the handshake");
+    assert_eq!(b.get(scene.takes, "/v1/devices/b").unwrap(), 200);
+
+    // A list that cannot be read revokes what it did, and is read again when it can be, with nothing else changed.
+    fs::write(&scene.crl, "no list\n").unwrap();
+    scene.hub.wait_for("devices.crl");
+    assert!(a.get(scene.takes, "/readyz").is_err(), "the handshake");
+    scene.open.post_json("/v1/send/b/ring", "{}").unwrap();
+    until(&mut stream_b, "\"ring\"");
+    scene.revoke(&["a", "b"]);
+    until(&mut stream_b, "revoked");
+
+    scene.servers.server(&["second.example"]).write(scene.folder.path(), "second");
+    scene.hub.wait_for("files of TLS have changed, and were read again");
+}
+
+/// `certificate:ops` was either of them, and a key that one had sent answered the other for it.
+#[test]
+fn certificates_of_one_name_are_told_apart_by_role_and_authority() {
+    let scene = Scene::new();
+    let others = Authority::new("others");
+    let both = |mine: String, theirs: String| format!("{mine}\n{theirs}");
+    let authorities = scene.folder.path().join("devices.pem");
+    fs::write(&scene.crl, both(scene.devices.revocations(&[]), others.revocations(&[]))).unwrap();
+    fs::write(authorities, both(scene.devices.pem(), others.pem())).unwrap();
+    scene.hub.wait_for("files of TLS have changed, and were read again");
+
+    let ops = |of: &Authority| scene.client.with(&of.of_client("ops", Vec::new()));
+    let send = |client: &Client| {
+        let mut stream = client.connect(scene.takes, "localhost").unwrap();
+        let head =
+            "Host: localhost\r\nIdempotency-Key: k\r\nContent-Length: 0\r\nConnection: close";
+        write!(stream, "POST /v1/send/site-c/ping HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        // An end without close_notify, after a whole answer.
+        let _ = stream.read_to_string(&mut answer);
+        assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+        let delivery = answer.split("\r\n\r\n").nth(1).unwrap();
+        let delivery: serde_json::Value = serde_json::from_str(delivery).unwrap();
+        delivery["command"].as_str().unwrap().to_owned()
+    };
+    let (mine, theirs) = (ops(&scene.devices), ops(&others));
+    assert_eq!(send(&mine), send(&mine), "one caller");
+    assert_ne!(send(&mine), send(&theirs), "of another authority");
+
+    // A device of the same name, which may not send.
+    let device = scene.device("ops");
+    assert_eq!(device.ask(scene.takes, "POST", "/v1/send/site-c/ping").unwrap().0, 403);
+    let actors = wait_until("the refusal in the audit log", || {
+        let log = scene.open.get("/v1/audit?verb=send").unwrap().json();
+        let actors: Vec<_> = log["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["actor"]["token"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        if actors.len() < 3 { Err(log) } else { Ok(actors) }
+    });
+    let count = |actor: &str| actors.iter().filter(|name| *name == actor).count();
+    assert_eq!((count("certificate:operator:ops"), count("certificate:device:ops")), (2, 1));
+}
+
+/// Both waited on until their time was over, 25 s or minutes later.
+#[test]
+fn what_waits_with_a_certificate_ends_when_that_is_revoked() {
+    let scene = Scene::new();
+    let ops = scene.client.with(&scene.devices.of_client("ops", Vec::new()));
+    let mut poll = scene.begin(&scene.device("a"), "GET", "/v1/devices/a/commands?wait=60s");
+    let mut send = scene.begin(&ops, "POST", "/v1/send/site-c/ping?wait=300s");
+    // Both wait: the command is stored, and the poll counts as presence.
+    wait_until("the sender and the poll wait", || {
+        let sent = scene.open.get("/v1/commands").unwrap().json();
+        let a = scene.open.get("/v1/devices/a").unwrap().json();
+        let both = sent["items"][0].is_object() && a["online"] == true;
+        both.then_some(()).ok_or_else(|| format!("{sent}\n{a}"))
+    });
+    scene.revoke(&["a", "ops"]);
+    for (waiting, which) in [(&mut poll, "the poll"), (&mut send, "the sender")] {
+        let mut status = String::new();
+        waiting.read_line(&mut status).unwrap();
+        assert!(status.contains("401 Unauthorized"), "{which}: {status}");
+    }
+}
+
 fn until(stream: &mut BufReader<support::Connection>, text: &str) {
     let (mut line, mut all) = (String::new(), String::new());
+    let start = Instant::now();
     while !line.contains(text) {
+        // A stream has a heartbeat in this time.
+        assert!(start.elapsed() < PATIENCE, "no {text} in {PATIENCE:?}: {all}");
         line.clear();
         let read = stream.read_line(&mut line);
         all += &line;

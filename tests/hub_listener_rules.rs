@@ -184,3 +184,43 @@ fn the_address_of_a_device_is_what_the_proxy_protocol_says_and_without_it_a_prox
     let _ = stranger.read_to_end(&mut answer);
     assert!(!String::from_utf8_lossy(&answer).contains("200 OK"), "{answer:?}");
 }
+
+/// By the PROXY protocol a connection has one client, and through a proxy it had as many as it liked.
+#[test]
+fn a_client_that_the_proxy_protocol_names_has_its_part_of_connections_and_no_more() {
+    const PART: usize = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let listener = "[[listener]]\naddress = '127.0.0.1:0'\ntrusted_proxies = ['127.0.0.1']\n";
+    let settings = format!(
+        "limit_loopback = true\nconnections_per_address = {PART}\n{listener}proxy_protocol = true\n{listener}"
+    );
+    let (hub, addresses) = Program::serve_with(BELLWIRE, folder.path(), &settings, 2);
+    let (proxied, by_http) = (addresses[0], addresses[1]);
+    let served = |address: SocketAddr, before: &str| {
+        let mut socket = TcpStream::connect(address).unwrap();
+        let request = format!("{before}GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+        // One that is closed at once may be so before it was written.
+        let answered =
+            socket.write_all(request.as_bytes()).is_ok() && socket.read_exact(&mut [0; 12]).is_ok();
+        answered.then_some(socket)
+    };
+    let (greedy, other) = (
+        "PROXY TCP4 198.51.100.7 127.0.0.1 4711 80\r\n",
+        "PROXY TCP4 198.51.100.8 127.0.0.1 1 80\r\n",
+    );
+    let mut open: Vec<_> = (0..3 * PART).filter_map(|_| served(proxied, greedy)).collect();
+    assert_eq!(open.len(), PART, "of one client");
+    hub.wait_for("198.51.100.7");
+    let others: Vec<_> = (0..PART).filter_map(|_| served(proxied, other)).collect();
+    assert_eq!(others.len(), PART, "of another");
+    // What is given back can be taken again.
+    drop(open.pop());
+    bellwire_testkit::wait_until("the client to be served again", || {
+        served(proxied, greedy).map(|socket| open.push(socket)).ok_or("it is refused")
+    });
+    // These name no client, or may carry requests of many.
+    for (address, before) in [(proxied, "PROXY UNKNOWN\r\n"), (by_http, "")] {
+        let of_proxy: Vec<_> = (0..3 * PART).filter_map(|_| served(address, before)).collect();
+        assert_eq!(of_proxy.len(), 3 * PART, "{before:?}");
+    }
+}

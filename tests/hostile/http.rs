@@ -59,9 +59,47 @@ fn a_request_whose_length_is_ambiguous_is_refused_and_its_connection_closed() {
         let answers = hub.send(format!("{post}{fields}\r\n{HIDDEN}{CANARY}"));
         assert_eq!(statuses(&answers), [400], "{fields:?}: {answers}");
     }
+    // Of several codings the last is chunked (RFC 9112, section 6.1), and a proxy that goes by the first reads other chunks.
+    for fields in [
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: identity, chunked\r\n",
+        "Transfer-Encoding: , chunked\r\n",
+    ] {
+        let chunks = "2\r\n11\r\n0\r\n\r\n";
+        let answers = hub.send(format!("{post}{fields}\r\n{chunks}{HIDDEN}{CANARY}"));
+        assert_eq!(statuses(&answers), [400], "{fields:?}: {answers}");
+    }
     let old = "POST /v1/send/d/a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(statuses(&hub.send(format!("{old}0\r\n\r\n{HIDDEN}"))), [400]);
     nothing_was_sent(&hub);
+}
+
+/// Of two hosts a proxy before the hub may go by the other one. Clients of HTTP/1.0 send none.
+#[test]
+fn a_request_has_one_host_and_of_http_1_0_none_or_one() {
+    let open = Hub::open("");
+    let closed = Closed::start();
+    for (line, fields, expected) in [
+        ("GET /v1/ping HTTP/1.1", "", 400_u16),
+        ("GET http://localhost/v1/ping HTTP/1.1", "", 400),
+        ("GET /v1/ping HTTP/1.1", "Host: localhost\r\nHost: localhost\r\n", 400),
+        ("GET /v1/ping HTTP/1.1", "Host: localhost\r\nX: y\r\nhost: 127.0.0.1\r\n", 400),
+        ("GET /v1/ping HTTP/1.0", "Host: localhost\r\nHost: localhost\r\n", 400),
+        ("GET /v1/ping HTTP/1.1", "Host: localhost\r\nConnection: close\r\n", 200),
+        ("GET /v1/ping HTTP/1.0", "", 200),
+        ("GET /v1/ping HTTP/1.0", "Host: localhost\r\n", 200),
+    ] {
+        for (hub, which) in [(&open, "open"), (&closed.hub, "closed")] {
+            let answers = hub.send(format!("{line}\r\n{fields}\r\n{CANARY}"));
+            // Of the version of the request.
+            let status = answers.get(9..12).map(str::parse);
+            assert_eq!(status, Some(Ok(expected)), "{which}, {line} {fields:?}: {answers}");
+            assert!(!answers.contains("canary"), "{which}, {line} {fields:?}: {answers}");
+        }
+    }
 }
 
 /// A proxy that goes by the other one of the two fields has another request behind it.

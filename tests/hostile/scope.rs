@@ -189,6 +189,59 @@ fn a_command_to_all_is_to_what_the_operator_selects_and_counts_nothing_else() {
     }
 }
 
+/// An admin's selector, and how many of others had failed, were shown to whoever saw one of its devices.
+#[test]
+fn of_an_admins_command_that_is_seen_in_part_nothing_else_is_shown() {
+    let fleet = Fleet::start();
+    let closed = &fleet.closed;
+    let envelope = |target: serde_json::Value| {
+        let rollout = json!({"batch": 1, "canary": "site=rome", "abort": {"percent": 1, "min": 1}});
+        json!({"action": "ping", "target": target, "rollout": rollout}).to_string()
+    };
+    let target = json!({"select": format!("site in (lyon,rome),secret notin (not-{MARK})")});
+    let command = text(&closed.admin("POST /v1/commands", &envelope(target))["id"]);
+    let mut events = closed.stream(&fleet.operator, &format!("/v1/commands/{command}/events"));
+    let of_rome = closed.token(&json!({"role": "device", "device": "rome-1"}));
+    let report = format!("POST /v1/devices/rome-1/commands/{command}/status");
+    let whole = format!("GET /v1/commands/{command}");
+    // It begins a moment after it was stored.
+    bellwire_testkit::wait_until("the canary fails", || {
+        let answer = closed.ask(&of_rome, &report, r#"{"state":"failed"}"#);
+        if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+    });
+    let seen_by_admin = closed.admin(&whole, "");
+    assert_eq!(seen_by_admin["rollout"]["reason"], "1 of 1 that ended have failed");
+    assert_eq!(seen_by_admin["rollout"]["batches"], 2);
+    assert!(seen_by_admin["select"].as_str().unwrap().contains(MARK), "{seen_by_admin}");
+
+    let done = loop {
+        let (name, data, _) = events.event().unwrap().expect("done");
+        if name == "done" {
+            break serde_json::from_str(&data).unwrap();
+        }
+    };
+    let list = closed.ask(&fleet.operator, "GET /v1/commands", "").json();
+    let listed = list["items"].as_array().unwrap().iter().find(|item| item["id"] == command);
+    let shown = [closed.ask(&fleet.operator, &whole, "").json(), listed.unwrap().clone(), done];
+    let part =
+        json!({"state": "aborted", "batch": 0, "batches": 0, "reason": "too many have failed"});
+    for shown in shown {
+        assert_eq!((&shown["total"], &shown["rollout"]), (&json!(1), &part), "{shown}");
+        assert_eq!(shown["select"], serde_json::Value::Null, "{shown}");
+        assert!(!shown.to_string().contains(MARK), "{shown}");
+    }
+
+    // What it wrote itself it is shown.
+    let own = json!({"action": "ping", "target": {"select": "site in (lyon,rome)"},
+        "rollout": {"batch": 1}})
+    .to_string();
+    let own = closed.ask(&fleet.operator, "POST /v1/commands", &own).json();
+    let own = closed.ask(&fleet.operator, &format!("GET /v1/commands/{}", text(&own["id"])), "");
+    let own = own.json();
+    assert_eq!(own["select"], "site in (lyon,rome)", "{own}");
+    assert_eq!(own["rollout"]["batches"], 1, "{own}");
+}
+
 #[test]
 fn an_operators_stream_of_events_says_nothing_of_what_is_outside() {
     let fleet = Fleet::start();

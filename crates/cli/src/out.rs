@@ -52,7 +52,12 @@ pub(crate) fn labels(labels: &Labels) -> String {
 
 /// How far a rollout is.
 pub(crate) fn rollout(rollout: &Rollout) -> String {
-    format!("{}, batch {} of {}", rollout.state.as_str(), rollout.batch, rollout.batches)
+    let state = rollout.state.as_str();
+    // The hub does not count them for whoever sees a part of the devices.
+    if rollout.batches == 0 {
+        return state.to_owned();
+    }
+    format!("{state}, batch {} of {}", rollout.batch, rollout.batches)
 }
 
 /// What is going on, for a person who waits.

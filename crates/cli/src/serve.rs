@@ -65,7 +65,9 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
                     tracing::info!("SIGHUP: nothing to read again, tls_cert and tls_key are not set");
                 }
                 Ok(()) => tracing::info!("certificate and key read again"),
-                Err(e) => tracing::error!("the old certificate stays: {e}"),
+                Err(faults) => for fault in faults {
+                    tracing::error!("what it held before stays: {fault}");
+                },
             },
         }
     }

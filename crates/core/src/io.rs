@@ -228,7 +228,7 @@ pub struct Poll {
     pub last_event_id: Option<Seq>,
     /// From where.
     pub peer: Peer,
-    /// With which token; `None` on an open hub.
+    /// With which token or other credential that may end; `None` on an open hub.
     pub token: Option<TokenId>,
 }
 

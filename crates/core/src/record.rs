@@ -25,6 +25,7 @@ use bellwire_proto::{
 use crate::ids::RequestId;
 use crate::time::{Instant, Now};
 
+pub(crate) use rollout::ABORTED_BY_OPERATOR;
 pub use rollout::{BatchMark, RolloutCounts, RolloutRecord};
 pub use schedule::ScheduleRecord;
 pub use targets::{ChunkRange, JobRecord, TargetChunk, TargetPage, TargetQuery};

@@ -25,7 +25,7 @@ use crate::http::classic::{Classic, ClassicConfig, ClassicError};
 use crate::jwt::{Jwt, KeysError};
 use crate::listen::{Endpoint, ListenConfig, Listener, ListenerAddr, Server};
 use crate::store::{self, OpenError, Options, SqliteStore, Store};
-use crate::tls::{self, AcmeCounts, TlsError};
+use crate::tls::{self, AcmeCounts, Reloaded, TlsError};
 
 /// A hub that is open and recovered, to be mounted in an axum server.
 ///
@@ -290,7 +290,7 @@ impl Bound {
         let classic = config.classic.then(|| Classic::start(classic)).transpose()?;
         let hub = Hub::open(config).await?;
         // Nothing of theirs is open yet.
-        let _ = hub.driver.auth().revoke_certificates(tls.revoked()?);
+        let _ = hub.driver.auth().revoke_certificates(tls.revoked());
         Ok(Self { hub, classic, listener, tls })
     }
 
@@ -397,15 +397,15 @@ impl Running {
         &self.hub
     }
 
-    /// Reads the certificates and their keys again, for connections that come from now on. Without TLS
-    /// it does nothing. Files that change are read again by themselves.
+    /// Reads the certificates, their keys and the lists of revoked ones again, for connections that come from now on. Without
+    /// TLS it does nothing. Files that change are read again by themselves.
     ///
     /// # Errors
-    /// When they are of no use; then the old ones stay.
-    pub fn reload_tls(&self) -> Result<(), TlsError> {
-        let revoked = self.tls.reload()?;
+    /// One for each file that is of no use: what it held before stays. The others are used.
+    pub fn reload_tls(&self) -> Result<(), Vec<TlsError>> {
+        let Reloaded { revoked, faults } = self.tls.reload();
         self.hub.driver.certificates_revoked(revoked);
-        Ok(())
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
     /// Ends in order: new work is refused and every stream notified at once; reports and reads are

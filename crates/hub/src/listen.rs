@@ -336,18 +336,8 @@ fn admit(stream: TcpStream, addr: SocketAddr, shared: &connection::Shared, route
     if open > connections_max {
         return;
     }
-    let share = shared.connection_share(addr.ip());
     // Closed without a word: an answer would take what is to be saved.
-    let Some(share) = share else {
-        shared.tally.refused.fetch_add(1, Relaxed);
-        if let Some(refused) = shared.tally.greedy.occurred(Instant::now()) {
-            tracing::warn!(
-                address = %addr.ip(), refused,
-                "an address has as many connections as it may (connections_per_address): one more is closed at once"
-            );
-        }
-        return;
-    };
+    let Some(share) = shared.take_connection(addr.ip()) else { return };
     let guard = guard.with(share);
     shared.tally.accepted.fetch_add(1, Relaxed);
     tokio::spawn(connection::serve(stream, addr, guard, shared.clone(), router.clone()));

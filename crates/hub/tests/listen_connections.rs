@@ -188,7 +188,7 @@ fn answers_before_the_stream_arrive_whole_when_all_is_pipelined() {
 fn bytes_pipelined_behind_a_stream_are_dropped_and_counted() {
     let hub = Hub::new();
     let mut client = hub.connect();
-    write(&mut client, &format!("{GET}GET /who HTTP/1.1\r\n\r\n"));
+    write(&mut client, &format!("{GET}GET /who HTTP/1.1\r\nHost: h\r\n\r\n"));
     read_until(&mut client, "event: hello\n\n\r\n");
     assert_eq!(hub.counts().pipelined_bytes_dropped, 21);
     hub.world.plane.close(hub.opened(), None, CloseReason::Ended);

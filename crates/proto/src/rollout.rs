@@ -71,7 +71,7 @@ pub enum RolloutState {
 pub struct Rollout {
     /// How far it has come.
     pub state: RolloutState,
-    /// The batch that began last; 0 before the first.
+    /// The batch that began last; 0 before the first, and with `batches` for a reader who sees a part of the devices.
     pub batch: u64,
     /// How many there are.
     pub batches: u64,

@@ -7,7 +7,7 @@ use super::cancellation::Cancel;
 use super::{Commands, Job};
 use crate::config::Calendar;
 use crate::io::RolloutOp;
-use crate::record::{RolloutRecord, TxnId};
+use crate::record::{ABORTED_BY_OPERATOR, RolloutRecord, TxnId};
 use crate::rollout::{Decision, Rollout};
 use crate::time::{Instant, Now, earliest};
 
@@ -121,7 +121,7 @@ impl Commands {
             RolloutOp::Resume => rollout.pause(false),
             RolloutOp::Abort => {
                 cancel = rollout.record().plan.abort.as_ref().is_some_and(|rule| rule.cancel);
-                rollout.abort("an operator aborted it".to_owned(), now);
+                rollout.abort(ABORTED_BY_OPERATOR.to_owned(), now);
             }
         }
         Some((rollout.record().clone(), cancel))

@@ -6,6 +6,9 @@ use bellwire_proto::{Rollout, RolloutPlan, RolloutState, Timestamp, Window};
 
 use crate::time::{Instant, Now};
 
+/// The reason of a rollout that no rule aborted.
+pub(crate) const ABORTED_BY_OPERATOR: &str = "an operator aborted it";
+
 /// The rollout of a command as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RolloutRecord {
@@ -67,6 +70,14 @@ impl RolloutRecord {
     pub fn to_rollout(&self) -> Rollout {
         let Self { state, batch, batches, reason, .. } = self;
         Rollout { state: *state, batch: *batch, batches: *batches, reason: reason.clone() }
+    }
+
+    /// The same for a reader who sees a part of its devices: without the numbers, which count the others too.
+    pub fn to_rollout_of_part(&self) -> Rollout {
+        let by_operator = self.reason.as_deref() == Some(ABORTED_BY_OPERATOR);
+        let reason = if by_operator { ABORTED_BY_OPERATOR } else { "too many have failed" };
+        let reason = self.reason.is_some().then(|| reason.to_owned());
+        Rollout { state: self.state, batch: 0, batches: 0, reason }
     }
 }
 

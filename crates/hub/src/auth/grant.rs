@@ -46,7 +46,7 @@ impl Grant {
         let StoredToken { record, pending } = stored;
         let TokenRecord { id, digest, role, expires_at, last_used_at, .. } = record;
         let used_minute = AtomicU64::new(last_used_at.map_or(0, minute));
-        let visible = visible(&role);
+        let visible = visible(&role, id.as_str());
         let actor = OnceLock::new();
         Self { id, digest, role, visible, expires_at, pending, used_minute, jwt: None, actor }
     }
@@ -78,7 +78,7 @@ impl Grant {
         Self {
             id: jwt_id(&digest),
             digest,
-            visible: visible(&role),
+            visible: visible(&role, &subject),
             role,
             expires_at: Some(expires_at),
             pending,
@@ -140,9 +140,9 @@ impl Grant {
     }
 }
 
-fn visible(role: &Role) -> Visible {
+fn visible(role: &Role, name: &str) -> Visible {
     match role {
-        Role::Operator(scope) => Visible::by(scope.select.clone()),
+        Role::Operator(scope) => Visible::by(scope.select.clone()).read_by(name),
         _ => Visible::all(),
     }
 }

@@ -1,7 +1,7 @@
 //! What credential a request came with: the one token in its `Authorization`. Whether that works is in `auth.rs`.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bellwire_proto::Credential;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -31,13 +31,30 @@ pub(crate) fn credential(headers: &HeaderMap) -> Option<Presented> {
     }
 }
 
-/// Whether a request has a user and password, and the password is no token.
-pub(crate) fn is_for_another_server(headers: &HeaderMap) -> bool {
+/// Whether a request has a user and password, and the password is no token: of this hub, or, where it knows another issuer, a JWT.
+pub(crate) fn is_for_another_server(headers: &HeaderMap, knows_jwts: bool) -> bool {
     let is_basic =
         headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).is_some_and(|text| {
             text.split_once(' ').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
         });
-    is_basic && !matches!(credential(headers), Some(Presented::Token(_)))
+    let is_token = match credential(headers) {
+        Some(Presented::Token(_)) => true,
+        Some(Presented::Jwt(text)) => knows_jwts && looks_like_jwt(&text),
+        None => false,
+    };
+    is_basic && !is_token
+}
+
+/// Whether a text has the three parts of a JWT, the first of them JSON (RFC 7519, section 3; RFC 7515, section 3.1).
+fn looks_like_jwt(text: &str) -> bool {
+    let mut parts = text.split('.');
+    let (Some(header), Some(_), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let header = URL_SAFE_NO_PAD.decode(header).ok();
+    header.is_some_and(|json| serde_json::from_slice::<serde_json::Map<_, _>>(&json).is_ok())
 }
 
 fn presented(text: &str) -> Presented {

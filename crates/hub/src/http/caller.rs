@@ -44,7 +44,10 @@ impl Caller {
         let from = head.extensions.get::<RequestOrigin>();
         let open_listener = from.is_some_and(|from| from.open);
         let open_here = auth.is_open() || open_listener;
-        if !headers.contains_key(AUTHORIZATION) || open_here && is_for_another_server(headers) {
+        let knows_jwts = driver.jwt().is_some();
+        if !headers.contains_key(AUTHORIZATION)
+            || open_here && is_for_another_server(headers, knows_jwts)
+        {
             if let Some(identity) = from.and_then(|from| from.identity.as_ref()) {
                 if !auth.accepts(identity, driver.expiry_time()) {
                     return Err(unauthenticated());
@@ -53,7 +56,8 @@ impl Caller {
                     Role::Operator(scope) => scope.select.clone(),
                     _ => None,
                 };
-                return Ok(Self::Certified(identity.clone(), Visible::by(select)));
+                let visible = Visible::by(select).read_by(&certificate_name(identity));
+                return Ok(Self::Certified(identity.clone(), visible));
             }
             if open_listener {
                 return Ok(Self::OfOpenListener);
@@ -164,9 +168,10 @@ impl Caller {
 
     /// Whether this change may end what the caller waits for.
     fn depends_on(&self, change: &AccessChange, waited_for: &DeviceId) -> bool {
+        let credential = self.token_use().map(|used| used.id);
         match change {
-            AccessChange::Closed => self.id().is_none(),
-            AccessChange::Token(token) => self.id() == Some(*token),
+            AccessChange::Closed => credential.is_none(),
+            AccessChange::Token(ended) => credential == Some(*ended),
             AccessChange::Device(device) => {
                 self.role().device() == Some(device)
                     || (!self.visible().is_all() && device == waited_for)
@@ -174,12 +179,23 @@ impl Caller {
         }
     }
 
-    /// The id of its token, or the name in its certificate: the value of `created_by`, and the owner of an `Idempotency-Key`.
+    /// The id of its token, or role and name of its certificate: the value of `created_by`.
     pub(in crate::http) fn name(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Anonymous | Self::OfOpenListener => None,
-            Self::Certified(identity, _) => Some(format!("certificate:{}", identity.name).into()),
+            Self::Certified(identity, _) => Some(certificate_name(identity).into()),
             Self::Holder(Found { grant, .. }) => Some(grant.name().into()),
+        }
+    }
+
+    /// The owner of an `Idempotency-Key`: two authorities may give one name to different people, who must not be answered for each
+    /// other.
+    pub(in crate::http) fn key_owner(&self) -> Option<String> {
+        match self {
+            Self::Certified(identity, _) => {
+                Some(format!("{} by {}", certificate_name(identity), identity.authority))
+            }
+            _ => self.name().map(Cow::into_owned),
         }
     }
 
@@ -302,6 +318,11 @@ impl Caller {
             _ => Ok(()),
         }
     }
+}
+
+/// A device and an operator may have one name.
+fn certificate_name(identity: &ClientIdentity) -> String {
+    format!("certificate:{}:{}", identity.role.name().as_str(), identity.name)
 }
 
 /// The refusal of whoever has no token that works.

@@ -209,7 +209,7 @@ fn identify(
 ) {
     send.created_by = request.caller.name().map(Cow::into_owned);
     if let Some(key) = key {
-        let caller = send.created_by.clone().unwrap_or_default();
+        let caller = request.caller.key_owner().unwrap_or_default();
         let fingerprint = fingerprint(request, query, media_type, body);
         send.idempotency = Some((IdempotencyKey { caller, key }, fingerprint));
     }

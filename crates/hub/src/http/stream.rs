@@ -63,7 +63,8 @@ pub(super) async fn poll(request: Request) -> Result<Response, Problem> {
     }
     let wait = wait.unwrap_or(Seconds::new(POLL_WAIT_S.default));
     let wait = request.caller.within(wait, request.driver.expiry_time());
-    let poll = Poll { wait, last_event_id, peer: request.peer(), token: request.caller.id() };
+    let token = request.caller.token_use().map(|used| used.id);
+    let poll = Poll { wait, last_event_id, peer: request.peer(), token };
     let mut polled = pin!(request.driver.poll(device.clone(), poll));
     let polled = tokio::select! {
         // First, so that the poll waits in the core before its token is looked at again.

@@ -50,13 +50,29 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// The share of one more connection from this address; `None` when the address has as many as it may. A trusted proxy
-    /// brings many clients, so that its own connections are not counted: what each client asks for is limited by its requests.
-    pub(super) fn connection_share(&self, peer: IpAddr) -> Option<Option<Share>> {
+    /// The share of one more connection of this client; `None` when it has as many as it may. One of a trusted proxy may carry
+    /// requests of many clients, so that it is not counted, unless the PROXY protocol names the one that it is of: what each asks
+    /// for is limited by its requests.
+    pub(super) fn connection_share(&self, client: IpAddr) -> Option<Option<Share>> {
         match &self.quota {
-            Some(quota) if !self.rules.trusted_proxies.contains(peer) => quota.connection(peer),
+            Some(quota) if !self.rules.trusted_proxies.contains(client) => quota.connection(client),
             _ => Some(None),
         }
+    }
+
+    /// The same for a connection that is closed without it.
+    pub(super) fn take_connection(&self, client: IpAddr) -> Option<Option<Share>> {
+        let share = self.connection_share(client);
+        if share.is_none() {
+            self.tally.refused.fetch_add(1, Relaxed);
+            if let Some(refused) = self.tally.greedy.occurred(std::time::Instant::now()) {
+                tracing::warn!(
+                    address = %client, refused,
+                    "an address has as many connections as it may (connections_per_address): one more is closed at once"
+                );
+            }
+        }
+        share
     }
 }
 
@@ -68,11 +84,15 @@ pub(super) async fn serve(
     shared: Shared,
     router: Router,
 ) {
-    let mut stream = stream;
+    let (mut stream, mut guard) = (stream, guard);
     let from = match shared.rules.begins_with_header(addr.ip()) {
         // Boxed, for few connections have one.
         true => match Box::pin(proxied(&mut stream, addr, &shared)).await {
-            Some(client) => Origin { addr, client, identity: None },
+            Some(client) => {
+                let Some(share) = shared.take_connection(client) else { return };
+                guard = guard.with(share);
+                Origin { addr, client, identity: None }
+            }
             None => return,
         },
         false => Origin { addr, client: addr.ip(), identity: None },
@@ -473,7 +493,7 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
         let busy = Busy(self.activity.clone());
         self.from.note(&mut request, &self.shared);
         request.extensions_mut().insert(self.takeover.clone());
-        if let Some(refused) = head::too_large(&request, self.head_bytes_max) {
+        if let Some(refused) = head::refusal(&request, self.head_bytes_max) {
             return Box::pin(async move { Ok(refused.map(|body| BusyBody::new(body, busy))) });
         }
         let answer = tower::ServiceExt::oneshot(self.router.clone(), request);

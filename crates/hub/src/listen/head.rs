@@ -1,4 +1,7 @@
-//! The size of a request's head.
+//! What a request's head must not be, beside what hyper refuses: too long, or such that another server could read it otherwise.
+//!
+//! Of a head with several codings hyper takes the last, and of several hosts none is its concern. A proxy that takes the first has
+//! another request, or another host, in hand.
 //!
 //! hyper bounds the buffer in which it waits for the end of a head, and accepts one that came whole by a single read,
 //! up to twice as long. So that the bound is one number, each head that it accepted is measured here.
@@ -7,9 +10,32 @@ use axum::body::Body;
 use bellwire_proto::limits::URI_BYTES_MAX;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 
+/// The answer to a head that is refused.
+pub(super) fn refusal<B>(request: &Request<B>, bytes_max: usize) -> Option<Response<Body>> {
+    if request.version() < Version::HTTP_2 && is_ambiguous(request) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return Some(response);
+    }
+    too_large(request, bytes_max)
+}
+
+/// Whether a request of HTTP/1 has another coding than chunked once (RFC 9112, section 6.1), several hosts, or none though it is of
+/// HTTP/1.1 (section 3.2). Older clients send none.
+fn is_ambiguous<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings_fit = codings.next().is_none_or(is_chunked) && codings.next().is_none();
+    let hosts = headers.get_all(header::HOST).iter().count();
+    let hosts_fit = hosts == 1 || hosts == 0 && request.version() < Version::HTTP_11;
+    !codings_fit || !hosts_fit
+}
+
 /// 431, if the head is longer than `bytes_max`. The answer to a target that is too long by itself is another one (414),
 /// and is not given here.
-pub(super) fn too_large<B>(request: &Request<B>, bytes_max: usize) -> Option<Response<Body>> {
+fn too_large<B>(request: &Request<B>, bytes_max: usize) -> Option<Response<Body>> {
     let target = target_bytes(request);
     if target > URI_BYTES_MAX || target + fields_bytes(request) <= bytes_max {
         return None;

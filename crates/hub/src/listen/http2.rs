@@ -39,11 +39,11 @@ pub(super) async fn serve(
     let in_flight = Arc::new(AtomicUsize::new(0));
     let requests = service_fn(|mut request: Request<Incoming>| {
         // Each counts as the connection that it would be with HTTP/1.1.
-        let share = shared.connection_share(from.addr.ip());
+        let share = shared.connection_share(from.client);
         let too_many = share.is_none().then(too_many);
         let busy = Busy::new(&in_flight, share.flatten());
         from.note(&mut request, &shared);
-        let refused = too_many.or_else(|| head::too_large(&request, config.head_bytes_max));
+        let refused = too_many.or_else(|| head::refusal(&request, config.head_bytes_max));
         let answer = tower::ServiceExt::oneshot(router.clone(), request);
         async move {
             let answer = match refused {

@@ -1,9 +1,9 @@
 //! Certificates of clients: which are accepted, whom they make, and which are revoked.
 //!
-//! A revoked certificate is refused in the handshake; [`revoked`] lists them for what was open before.
+//! A revoked certificate is refused in the handshake; [`ClientFiles::revoked`] lists them for what was open before.
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bellwire_proto::{Role, Timestamp, TokenId};
@@ -12,8 +12,8 @@ use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
@@ -25,60 +25,124 @@ use crate::config::{ClientCertificates, ClientRule, NameKind};
 pub struct ClientIdentity {
     /// In place of a token's: of the certificate's issuer and number, so that a renewed one is another.
     pub(crate) id: TokenId,
+    /// Of its issuer alone.
+    pub(crate) authority: TokenId,
     /// The name by which it was recognized.
     pub(crate) name: String,
     pub(crate) role: Role,
     pub(crate) expires_at: Timestamp,
 }
 
-/// What checks the certificates of a listener's clients.
-pub(super) fn verifier(
-    settings: &ClientCertificates,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let path = &settings.authorities;
-    let refused = |reason: String| TlsError::Authorities { path: path.clone(), reason };
-    let mut roots = RootCertStore::empty();
-    for authority in pair::chain(path)? {
-        roots.add(authority).map_err(|error| refused(error.to_string()))?;
-    }
-    let mut lists = Vec::new();
-    for list in &settings.revocations {
-        lists.extend(read_lists(list)?);
-    }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .with_crls(lists)
-        .only_check_end_entity_revocation();
-    let builder = if settings.required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|error| refused(error.to_string()))
+/// What the files of a listener's clients held, each when it was of use last.
+#[derive(Debug, Default)]
+pub(super) struct ClientFiles {
+    authorities: Vec<CertificateDer<'static>>,
+    /// By their paths.
+    lists: HashMap<PathBuf, Vec<RevocationList>>,
+    /// Made of these.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-/// The certificates that the lists of a listener revoke.
-pub(super) fn revoked(settings: &ClientCertificates) -> Result<HashSet<TokenId>, TlsError> {
-    let mut all = HashSet::new();
-    for path in &settings.revocations {
-        for list in read_lists(path)? {
-            let Ok((_, list)) = CertificateRevocationList::from_der(&list) else {
-                let reason = "it is not a list of revoked certificates".to_owned();
-                return Err(TlsError::Authorities { path: path.clone(), reason });
-            };
-            let issuer = list.issuer().as_raw();
-            let ids = list.iter_revoked_certificates();
-            all.extend(ids.map(|revoked| identity_id(issuer, revoked.raw_serial())));
+/// A list of revoked certificates.
+#[derive(Debug)]
+struct RevocationList {
+    der: CertificateRevocationListDer<'static>,
+    revoked: Vec<TokenId>,
+}
+
+impl ClientFiles {
+    /// Reads all of them. A file that is of no use changes nothing of what it held before, and keeps no other from being used.
+    pub(super) fn read(
+        &mut self,
+        settings: &ClientCertificates,
+        provider: &Arc<CryptoProvider>,
+    ) -> Vec<TlsError> {
+        let mut faults = Vec::new();
+        match read_authorities(&settings.authorities) {
+            Ok(authorities) => self.authorities = authorities,
+            Err(fault) => faults.push(fault),
         }
+        for path in &settings.revocations {
+            match read_lists(path) {
+                Ok(lists) => drop(self.lists.insert(path.clone(), lists)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        // Without either, a certificate that is revoked would pass.
+        let complete = settings.revocations.iter().all(|path| self.lists.contains_key(path));
+        if complete && !self.authorities.is_empty() {
+            match self.make_verifier(settings, provider.clone()) {
+                Ok(verifier) => self.verifier = Some(verifier),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        faults
     }
-    Ok(all)
+
+    /// What checks the certificates of the listener's clients; none until all files were read once.
+    pub(super) fn verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
+        self.verifier.clone()
+    }
+
+    /// The certificates that the lists revoke.
+    pub(super) fn revoked(&self) -> impl Iterator<Item = TokenId> {
+        self.lists.values().flatten().flat_map(|list| &list.revoked).copied()
+    }
+
+    fn make_verifier(
+        &self,
+        settings: &ClientCertificates,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let path = &settings.authorities;
+        let mut roots = RootCertStore::empty();
+        for authority in &self.authorities {
+            roots.add(authority.clone()).map_err(|error| refused(path, error.to_string()))?;
+        }
+        let lists = self.lists.values().flatten().map(|list| list.der.clone());
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .with_crls(lists)
+            .only_check_end_entity_revocation();
+        let builder = if settings.required { builder } else { builder.allow_unauthenticated() };
+        builder.build().map_err(|error| refused(path, error.to_string()))
+    }
 }
 
-fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let authorities = pair::chain(path)?;
+    let mut roots = RootCertStore::empty();
+    for authority in &authorities {
+        roots.add(authority.clone()).map_err(|error| refused(path, error.to_string()))?;
+    }
+    Ok(authorities)
+}
+
+fn read_lists(path: &Path) -> Result<Vec<RevocationList>, TlsError> {
     let lists = CertificateRevocationListDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|source| super::file(path, source))?;
     if lists.is_empty() {
         let reason = "it holds no list of revoked certificates (openssl ca -gencrl makes one)";
-        return Err(TlsError::Authorities { path: path.into(), reason: reason.to_owned() });
+        return Err(refused(path, reason.to_owned()));
     }
-    Ok(lists)
+    lists.into_iter().map(|der| read_list(path, der)).collect()
+}
+
+fn read_list(
+    path: &Path,
+    der: CertificateRevocationListDer<'static>,
+) -> Result<RevocationList, TlsError> {
+    let Ok((_, list)) = CertificateRevocationList::from_der(&der) else {
+        return Err(refused(path, "it is not a list of revoked certificates".to_owned()));
+    };
+    let issuer = list.issuer().as_raw();
+    let revoked = list.iter_revoked_certificates();
+    let revoked = revoked.map(|revoked| identity_id(issuer, revoked.raw_serial())).collect();
+    Ok(RevocationList { der, revoked })
+}
+
+fn refused(path: &Path, reason: String) -> TlsError {
+    TlsError::Authorities { path: path.into(), reason }
 }
 
 /// Whom a verified certificate makes by these rules.
@@ -90,8 +154,10 @@ pub(crate) fn identity(certificate: &[u8], rules: &[ClientRule]) -> Option<Clien
         Role::Device(device) => device.to_string(),
         _ => names.iter().find(|name| rule.role(std::slice::from_ref(name)).is_some())?.1.clone(),
     };
+    let issuer = certificate.issuer().as_raw();
     Some(ClientIdentity {
-        id: identity_id(certificate.issuer().as_raw(), certificate.raw_serial()),
+        id: identity_id(issuer, certificate.raw_serial()),
+        authority: identity_id(issuer, &[]),
         name,
         role,
         expires_at: pair::timestamp(certificate.validity().not_after.timestamp()),

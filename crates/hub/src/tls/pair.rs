@@ -16,7 +16,7 @@ use super::TlsError;
 use crate::config::TlsFiles;
 
 /// What a listener shows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Pair {
     pub(super) key: Arc<CertifiedKey>,
     /// Its DNS names in lower case, wildcards among them.

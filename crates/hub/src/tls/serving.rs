@@ -1,7 +1,8 @@
 //! The TLS of a hub while it serves: what each listener speaks, and its renewal when files change.
 //!
-//! A connection keeps the configuration with which it began, so a reload ends no stream. All files are read before anything
-//! is replaced: if one is of no use, everything stays as it was.
+//! A connection keeps the configuration with which it began, so a reload ends no stream. A file that is of no use changes
+//! nothing of what it held before, and keeps no other from being used: a certificate of the hub that has expired must not keep
+//! one of a client's from being revoked.
 //!
 //! Changes are found by looking at the files at an interval, and not by notifications of the kernel: certificates are renewed
 //! by replacing symbolic links (certbot, the secrets of Kubernetes) and lie on network file systems, neither of which those
@@ -11,19 +12,21 @@ use std::collections::HashSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bellwire_proto::limits::TLS_FILES_POLL;
 use bellwire_proto::{Timestamp, TokenId};
 use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::acme::{ACME_TLS_ALPN, Acme};
+use super::clients::ClientFiles;
 use super::names::ByName;
 use super::pair::{self, Pair};
-use super::{Protocols, TlsConfigs, TlsError, clients};
-use crate::config::{ClientCertificates, Config, ListenerConfig, Scheme, TlsFiles};
+use super::{Protocols, TlsConfigs, TlsError};
+use crate::config::{ClientCertificates, Config, Scheme, TlsFiles};
 
 /// The certificates of a hub, and the senders of new configurations to its listeners.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(crate) struct Serving {
     /// In the order of the listeners; `None` for a plain one.
     listeners: Vec<Option<OfListener>>,
     acme: Option<Arc<Acme>>,
+    /// Locked for as long as files are read.
+    content: Mutex<Content>,
     /// When the certificates of the files expire, each with its first name.
     expiries: RwLock<Expiries>,
 }
@@ -40,6 +45,24 @@ pub(crate) struct Serving {
 struct OfListener {
     sender: watch::Sender<Arc<ServerConfig>>,
     clients: Option<ClientCertificates>,
+}
+
+/// What the files held, each when it was of use last.
+#[derive(Debug, Default)]
+struct Content {
+    /// In the order of the files.
+    pairs: Vec<Option<Pair>>,
+    /// In the order of the listeners; `None` where clients have no certificates.
+    clients: Vec<Option<ClientFiles>>,
+}
+
+/// What became of reading all files again.
+#[derive(Debug)]
+pub(crate) struct Reloaded {
+    /// The certificates of clients that are revoked now.
+    pub(crate) revoked: Revoked,
+    /// Of files that are of no use: what they held before stays.
+    pub(crate) faults: Vec<TlsError>,
 }
 
 /// The certificates of clients that are revoked.
@@ -53,18 +76,12 @@ type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 /// Everything that is wrong with the TLS of these settings.
 pub(crate) fn faults(config: &Config) -> Vec<TlsError> {
-    let provider = rustls::crypto::ring::default_provider();
-    let pairs = config.certificates().map(|files| Pair::read(files, &provider));
-    let provider = Arc::new(provider.clone());
-    let clients =
-        config.listeners().filter_map(|(listener, _)| listener.client_certificates.as_ref());
-    let clients = clients.map(|clients| {
-        clients::verifier(clients, provider.clone()).and_then(|_| clients::revoked(clients))
-    });
+    let files: Vec<_> = config.certificates().cloned().collect();
+    let clients = config.listeners().map(|(listener, _)| listener.client_certificates.as_ref());
+    let faults = Content::default().read(&files, clients);
     let authorities = config.acme.as_ref().and_then(|acme| acme.directory_ca.as_deref());
     let authorities = authorities.and_then(|path| pair::chain(path).err());
-    let faults = pairs.filter_map(Result::err).chain(clients.filter_map(Result::err));
-    faults.chain(authorities).collect()
+    faults.into_iter().chain(authorities).collect()
 }
 
 impl Serving {
@@ -75,17 +92,31 @@ impl Serving {
     pub(crate) fn load(config: &Config) -> Result<Self, TlsError> {
         let files: Vec<_> = config.certificates().cloned().collect();
         let acme = config.acme.as_ref().map(|acme| Arc::new(Acme::new(config, acme)));
-        let (names, expiries) = by_name(&files, acme.clone())?;
-        let of_listener = |(listener, scheme): (&ListenerConfig, Scheme)| {
-            if scheme == Scheme::Http {
-                return Ok(None);
-            }
-            let clients = listener.client_certificates.clone();
-            let server = server_config(names.clone(), clients.as_ref())?;
-            Ok(Some(OfListener { sender: watch::Sender::new(server), clients }))
-        };
-        let listeners: Result<Vec<_>, _> = config.listeners().map(of_listener).collect();
-        Ok(Self { files, listeners: listeners?, acme, expiries: RwLock::new(expiries) })
+        let settings: Vec<_> = config
+            .listeners()
+            .map(|(listener, scheme)| {
+                listener.client_certificates.clone().filter(|_| scheme != Scheme::Http)
+            })
+            .collect();
+        let mut content = Content::default();
+        let faults = content.read(&files, settings.iter().map(Option::as_ref));
+        if let Some(fault) = faults.into_iter().next() {
+            return Err(fault);
+        }
+        let names = content.names(acme.clone());
+        let mut listeners = Vec::new();
+        for (((_, scheme), clients), read) in config.listeners().zip(settings).zip(&content.clients)
+        {
+            listeners.push(if scheme == Scheme::Http {
+                None
+            } else {
+                let verifier = read.as_ref().and_then(ClientFiles::verifier);
+                let sender = watch::Sender::new(server_config(names.clone(), verifier)?);
+                Some(OfListener { sender, clients })
+            });
+        }
+        let expiries = RwLock::new(content.expiries());
+        Ok(Self { files, listeners, acme, content: Mutex::new(content), expiries })
     }
 
     /// Whether there is anything to read again.
@@ -111,56 +142,48 @@ impl Serving {
     }
 
     /// The certificates of clients that are revoked now.
-    ///
-    /// # Errors
-    /// When a list cannot be read.
-    pub(crate) fn revoked(&self) -> Result<Revoked, TlsError> {
-        let clients =
-            self.listeners.iter().flatten().filter_map(|listener| listener.clients.as_ref());
-        let mut all = Revoked::new();
-        for clients in clients {
-            all.extend(clients::revoked(clients)?);
-        }
-        Ok(all)
+    pub(crate) fn revoked(&self) -> Revoked {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner).revoked()
     }
 
     /// Reads all files again, for connections that come from now on. What is open and was revoked is for the caller to end.
-    ///
-    /// # Errors
-    /// When one is of no use; then everything stays as it was.
-    pub(crate) fn reload(&self) -> Result<Revoked, TlsError> {
-        let (names, expiries) = by_name(&self.files, self.acme.clone())?;
-        let mut renewed = Vec::new();
-        for OfListener { sender, clients } in self.listeners.iter().flatten() {
-            renewed.push((sender, server_config(names.clone(), clients.as_ref())?));
+    pub(crate) fn reload(&self) -> Reloaded {
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = self.listeners.iter().map(|listener| listener.as_ref()?.clients.as_ref());
+        let mut faults = content.read(&self.files, settings);
+        let names = content.names(self.acme.clone());
+        for (listener, clients) in self.listeners.iter().zip(&content.clients) {
+            let Some(OfListener { sender, .. }) = listener else { continue };
+            match server_config(names.clone(), clients.as_ref().and_then(ClientFiles::verifier)) {
+                Ok(server) => drop(sender.send_replace(server)),
+                Err(fault) => faults.push(fault),
+            }
         }
-        let revoked = self.revoked()?;
-        for (sender, server) in renewed {
-            sender.send_replace(server);
-        }
-        *self.expiries.write().unwrap_or_else(PoisonError::into_inner) = expiries;
-        Ok(revoked)
+        *self.expiries.write().unwrap_or_else(PoisonError::into_inner) = content.expiries();
+        Reloaded { revoked: content.revoked(), faults }
     }
 
-    /// Reloads whenever files have changed, once they rest for an interval: a key is written after its certificate. Ends
-    /// only when it is dropped.
+    /// Reloads whenever files have changed, once they rest for an interval: a key is written after its certificate; and as long
+    /// as one is of no use, because that may end without another change. Ends only when it is dropped.
     pub(crate) async fn follow_files(self: Arc<Self>, ended: impl Fn(Revoked)) {
-        let mut loaded = self.stamps().await;
-        let mut before = loaded.clone();
+        let mut before = self.stamps().await;
+        // `None` while a file is of no use.
+        let mut loaded = Some(before.clone());
+        let mut reported = Vec::new();
         loop {
             tokio::time::sleep(TLS_FILES_POLL).await;
             let now = self.stamps().await;
-            if now != loaded && now == before {
-                loaded.clone_from(&now);
+            if loaded.as_ref() != Some(&now) && now == before {
                 let this = self.clone();
                 match spawn_blocking(move || this.reload()).await {
-                    Ok(Ok(revoked)) => {
+                    Ok(Reloaded { revoked, faults }) => {
                         ended(revoked);
-                        tracing::info!("files of TLS have changed, and were read again");
+                        loaded = faults.is_empty().then(|| now.clone());
+                        if faults.is_empty() {
+                            tracing::info!("files of TLS have changed, and were read again");
+                        }
+                        reported = report(&faults, &reported);
                     }
-                    Ok(Err(error)) => tracing::error!(
-                        "files of TLS have changed, and cannot be used; the old certificate stays: {error}"
-                    ),
                     Err(error) => tracing::error!(%error, "files of TLS cannot be read again"),
                 }
             }
@@ -190,30 +213,67 @@ fn stamp(path: &Path) -> Stamp {
     std::fs::metadata(path).ok().map(of)
 }
 
-/// The certificates of these files, and when each expires.
-fn by_name(
-    files: &[TlsFiles],
-    acme: Option<Arc<Acme>>,
-) -> Result<(Arc<ByName>, Expiries), TlsError> {
-    let provider = rustls::crypto::ring::default_provider();
-    let pairs: Result<Vec<_>, _> = files.iter().map(|files| Pair::read(files, &provider)).collect();
-    let pairs = pairs?;
-    let expiries = pairs.iter().map(|pair| {
-        let name = pair.names.first().cloned().unwrap_or_default();
-        (name, pair.expires_at)
-    });
-    let expiries = expiries.collect();
-    Ok((Arc::new(ByName::new(pairs, acme)), expiries))
+/// Logs the faults that were not reported before; gives all of them.
+fn report(faults: &[TlsError], before: &[String]) -> Vec<String> {
+    let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    for fault in faults.iter().filter(|fault| !before.contains(fault)) {
+        tracing::error!(
+            "a file of TLS has changed, and cannot be used; what it held before stays, and it is tried again: {fault}"
+        );
+    }
+    faults
+}
+
+impl Content {
+    /// Reads all files.
+    fn read<'a>(
+        &mut self,
+        files: &[TlsFiles],
+        clients: impl Iterator<Item = Option<&'a ClientCertificates>>,
+    ) -> Vec<TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut faults = Vec::new();
+        self.pairs.resize_with(files.len(), || None);
+        for (files, pair) in files.iter().zip(&mut self.pairs) {
+            match Pair::read(files, &provider) {
+                Ok(read) => *pair = Some(read),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        for (n, settings) in clients.enumerate() {
+            if self.clients.len() <= n {
+                self.clients.push(settings.map(|_| ClientFiles::default()));
+            }
+            if let (Some(settings), Some(Some(files))) = (settings, self.clients.get_mut(n)) {
+                faults.extend(files.read(settings, &provider));
+            }
+        }
+        faults
+    }
+
+    fn names(&self, acme: Option<Arc<Acme>>) -> Arc<ByName> {
+        Arc::new(ByName::new(self.pairs.iter().flatten().cloned().collect(), acme))
+    }
+
+    fn expiries(&self) -> Expiries {
+        let named =
+            |pair: &Pair| (pair.names.first().cloned().unwrap_or_default(), pair.expires_at);
+        self.pairs.iter().flatten().map(named).collect()
+    }
+
+    fn revoked(&self) -> Revoked {
+        self.clients.iter().flatten().flat_map(ClientFiles::revoked).collect()
+    }
 }
 
 fn server_config(
     names: Arc<ByName>,
-    clients: Option<&ClientCertificates>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = super::builder(provider.clone())?;
+    let builder = super::builder(provider)?;
     let builder = match clients {
-        Some(clients) => builder.with_client_cert_verifier(clients::verifier(clients, provider)?),
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let by_acme = names.is_by_acme();

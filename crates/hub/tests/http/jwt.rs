@@ -8,12 +8,19 @@ use bellwire_hub::config::JwtConfig;
 use serde_json::{Value, json};
 
 use crate::support::Hub;
-use crate::tokens::Made;
+use crate::tokens::{Made, base64_of};
 
 const SECRET: &[u8] = b"a secret of thirty-two bytes !!!";
 
 /// A closed hub that reads JWTs which are signed with [`SECRET`], and its admin.
 fn closed() -> (Hub, Made, tempfile::TempDir) {
+    let (hub, folder) = open();
+    let admin = hub.token(&json!({"role": "admin"}));
+    (hub, admin, folder)
+}
+
+/// An open hub that reads them.
+fn open() -> (Hub, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys.json");
     let key = json!({"keys": [{"kty": "oct", "kid": "a", "k": URL_SAFE_NO_PAD.encode(SECRET)}]});
@@ -24,8 +31,7 @@ fn closed() -> (Hub, Made, tempfile::TempDir) {
         (jwt.issuer, jwt.audience) = ("https://id.example".into(), "bellwire".into());
         config.jwt = Some(jwt);
     });
-    let admin = hub.token(&json!({"role": "admin"}));
-    (hub, admin, folder)
+    (hub, folder)
 }
 
 /// A JWT for so many seconds, and what is added to its claims.
@@ -76,6 +82,34 @@ fn a_jwt_is_held_to_its_role_and_its_subject_is_who_did_it() {
             ("unauthenticated".into(), &hub.get("/v1/devices").body)
         );
     }
+}
+
+/// By Basic one was taken for a password of a reverse proxy, and its holder, or whoever forged it, was an admin.
+#[test]
+fn on_an_open_hub_a_jwt_that_is_sent_as_a_password_is_checked_all_the_same() {
+    let (hub, _folder) = open();
+    hub.put("/v1/devices/d", "{}");
+    let with_password = |password: &str| {
+        let pair = base64_of(&format!("ada:{password}"));
+        let head = format!("Authorization: Basic {pair}\r\n");
+        hub.request("GET /v1/tokens/self", &head, b"")
+    };
+    let ada = jwt(60, json!({"role": "operator", "select": "site=lyon"}));
+    let own = with_password(&ada.secret).json();
+    assert_eq!((&own["role"], &own["note"]), (&json!("operator"), &json!("jwt:ada")));
+    for bad in [jwt(-61, json!({"role": "admin"})).secret, format!("{}x", ada.secret)] {
+        assert_eq!(with_password(&bad).code(), "unauthenticated", "{bad}");
+    }
+    // Dots do not make a JWT.
+    for password in ["s3cret", "a.b.c", "correct.horse.battery"] {
+        assert_eq!(with_password(password).json()["role"], "admin", "{password}");
+    }
+    // Where no other issuer is known, it is a password like any other.
+    let plain = Hub::start();
+    let pair = base64_of(&format!("ada:{}", ada.secret));
+    let answer =
+        plain.request("GET /v1/tokens/self", &format!("Authorization: Basic {pair}\r\n"), b"");
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 #[test]

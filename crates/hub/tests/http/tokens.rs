@@ -129,7 +129,7 @@ fn a_browser_that_shows_the_answer_may_ask_its_user_and_nobody_else_is_offered_b
     hub.stream_with("/v1/devices/d/stream", &basic).expect("hello");
 }
 
-fn base64_of(text: &str) -> String {
+pub(crate) fn base64_of(text: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in text.as_bytes().chunks(3) {

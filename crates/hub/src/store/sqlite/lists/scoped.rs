@@ -42,7 +42,8 @@ pub(super) fn any(connection: &Connection, seq: Seq, visible: &Visible) -> Resul
     Ok(waiting(connection, seq, visible)? > 0)
 }
 
-/// The command with the deliveries that the reader sees; `None` when there are none.
+/// The command with the deliveries that the reader sees; `None` when there are none. What its sender wrote of others, and numbers
+/// that count them, are for the sender.
 pub(super) fn shown(
     connection: &Connection,
     record: CommandRecord,
@@ -60,7 +61,12 @@ pub(super) fn shown(
     }
     let waiting = waiting(connection, head.seq, visible)?;
     let total = counts.values().sum::<u64>() + waiting;
+    let is_own = visible.is_own(record.created_by.as_deref());
     let rollout = rollouts::rollout(connection, head.seq)?;
+    let rollout = rollout.map(|rollout| {
+        let whole = is_own || total >= head.total;
+        if whole { rollout.to_rollout() } else { rollout.to_rollout_of_part() }
+    });
     if rollout.is_some() && waiting > 0 {
         *counts.entry(DeliveryState::Queued).or_default() += waiting;
     }
@@ -79,8 +85,8 @@ pub(super) fn shown(
         counts,
         not_before: head.not_before,
         window: head.window.as_deref().cloned(),
-        select: record.select,
-        rollout: rollout.map(|rollout| rollout.to_rollout()),
+        select: record.select.filter(|_| is_own),
+        rollout,
         parent: record.parent,
     }))
 }
