@@ -25,6 +25,9 @@ use crate::exit::{self, Usage};
 use crate::label::{self, DEVICES_MAX};
 use crate::out::{self, BOLD, Form};
 
+/// Bytes of a file, which is read as a whole before anything is changed.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
 pub(crate) async fn export(args: Export, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let query = DeviceQuery {
@@ -110,7 +113,16 @@ fn read(file: &Path) -> anyhow::Result<BTreeMap<DeviceId, Labels>> {
 
 fn parse(from: impl Read) -> Result<BTreeMap<DeviceId, Labels>, Usage> {
     let unreadable = |e: csv::Error| Usage(format!("this is no CSV: {e}"));
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(from);
+    let mut text = String::new();
+    let read = from.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+    read.map_err(|e| Usage(format!("this is no CSV in UTF-8: {e}")))?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(Usage(format!("a file has at most {FILE_BYTES_MAX} bytes; split it")));
+    }
+    // So that lines are counted as an editor does.
+    let text = text.replace("\r\n", "\n");
+    check_quotes(&text).map_err(Usage)?;
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let columns = reader.headers().map_err(unreadable)?.clone();
     // As spreadsheets write it: a mark of UTF-8 before the first name.
     let columns: Vec<&str> =
@@ -147,6 +159,50 @@ fn parse(from: impl Read) -> Result<BTreeMap<DeviceId, Labels>, Usage> {
         }
     }
     Ok(devices)
+}
+
+/// What the library reads as if it were meant: a quote that nothing closes, as in a file that was cut off, and text behind one
+/// that is closed (RFC 4180, section 2).
+fn check_quotes(text: &str) -> Result<(), String> {
+    let (mut line, mut opened) = (1, None);
+    let mut cell = Cell::Begins;
+    let mut rest = text.chars().peekable();
+    while let Some(char) = rest.next() {
+        cell = match (cell, char) {
+            (Cell::Quoted, '"') if rest.peek() == Some(&'"') => {
+                rest.next();
+                Cell::Quoted
+            }
+            (Cell::Quoted, '"') => Cell::Closed,
+            (Cell::Quoted, _) => Cell::Quoted,
+            (_, ',' | '\n' | '\r') => Cell::Begins,
+            (Cell::Begins, '"') => {
+                opened = Some(line);
+                Cell::Quoted
+            }
+            (Cell::Closed, char) if !char.is_whitespace() => {
+                return Err(format!("line {line}: {char:?} follows a quote that is closed"));
+            }
+            (Cell::Begins, _) => Cell::Plain,
+            (cell, _) => cell,
+        };
+        line += usize::from(char == '\n');
+    }
+    match (cell, opened) {
+        (Cell::Quoted, Some(line)) => {
+            Err(format!("line {line}: a quote is opened and not closed; is the file cut off?"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How far a cell has been read.
+#[derive(Clone, Copy)]
+enum Cell {
+    Begins,
+    Plain,
+    Quoted,
+    Closed,
 }
 
 fn line_of(

@@ -16,6 +16,7 @@ fn a_file_has_labels_in_one_column_or_a_column_for_each_key() {
         "labels,device\r\n\"site=lyon, os=deb12\",a\r\n\"\",b\r\n\"spare=,site=oslo\",c\r\n",
         "\u{feff}device,site,os,labels\na,lyon,deb12,\n\nb,,,\nc,oslo,,spare=\n",
         "device , site, labels\n a , lyon , os=deb12\nb,,\nc,oslo,spare=",
+        "device,labels\r\n\"a\" ,\"site=lyon,os=deb12\" \r\n\r\nb,\"\"\r\nc,\"site=oslo,spare=\"",
     ] {
         assert_eq!(parsed(text), Ok(expected.clone()), "{text:?}");
     }
@@ -35,6 +36,9 @@ fn a_line_that_is_wrong_is_named_and_nothing_of_the_file_is_taken() {
         ("device,site,labels\na,lyon,site=oslo\n", "line 2: the label site is both"),
         ("device\na\nb\na\n", "line 4: a is on an earlier line too"),
         ("device,site\na\n", "this is no CSV"),
+        ("device,site\r\na,lyon\r\nb,Lyon Nord\r\n", "line 3: site=Lyon Nord"),
+        ("device,labels\na,\"os=deb12,site=lyo", "line 2: a quote is opened and not closed"),
+        ("device,labels\na,\"a=1\"b\n", "line 2: 'b' follows a quote"),
     ] {
         let error = parsed(text).expect_err(text);
         assert!(error.contains(said), "{text:?}: {error}");
