@@ -52,6 +52,14 @@ impl Entry {
     fn new(record: ScheduleRecord) -> Self {
         Self { record, next: None, under_way: false, retry_at: None, failure: None }
     }
+
+    /// The run is left out, since it could not be stored.
+    fn give_up(&mut self, code: Code) {
+        self.failure = None;
+        if let Some(at) = self.record.run.take() {
+            self.record.skipped = Some(Skipped { at, reason: code.as_str().to_owned() });
+        }
+    }
 }
 
 /// What a schedule has decided.
@@ -128,15 +136,12 @@ impl Schedules {
             self.plan(id, calendar);
             return Decided { record: None, run: None };
         };
-        let record = &mut entry.record;
         // The next time has come: the run before it is given up.
-        if let Some(at) = record.run.take() {
-            let code = entry.failure.take().unwrap_or(Code::Internal);
-            record.skipped = Some(Skipped { at, reason: code.as_str().to_owned() });
-        }
+        entry.give_up(entry.failure.unwrap_or(Code::Internal));
         if let Some(retry_at) = entry.retry_at.take() {
             self.retries.remove(&(retry_at, id));
         }
+        let record = &mut entry.record;
         record.decided_at = at;
         let late = now.wall.since(at) > SCHEDULE_LATE;
         if late && record.plan.missed == Missed::None {
@@ -163,6 +168,19 @@ impl Schedules {
         self.runs.insert(request, id);
         self.plan(id, calendar);
         Some(request)
+    }
+
+    /// Nothing else would end the tries of a paused schedule: it has no next time. A run that was not tried yet, or whose
+    /// try is under way, goes on.
+    fn end_tries_if_paused(&mut self, id: ScheduleId) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.record.paused) else {
+            return;
+        };
+        let Some(code) = entry.failure.filter(|_| !entry.under_way) else { return };
+        entry.give_up(code);
+        if let Some(at) = entry.retry_at.take() {
+            self.retries.remove(&(at, id));
+        }
     }
 
     fn retry(&mut self, id: ScheduleId, at: Instant) {
@@ -229,20 +247,25 @@ impl Schedules {
         row
     }
 
-    /// A run could not be stored now, and is tried again.
+    /// A run could not be stored now, and is tried again; or left out, if the schedule was paused meanwhile: the row.
     pub(crate) fn try_again(
         &mut self,
         request: RequestId,
         code: Code,
         calendar: Calendar,
         now: Instant,
-    ) {
-        let Some(id) = self.end_under_way(request) else { return };
+    ) -> Option<ScheduleRecord> {
+        let paused = self.of_run(request).is_some_and(|(record, _)| record.paused);
+        if paused {
+            return self.skip(request, code.as_str(), calendar);
+        }
+        let id = self.end_under_way(request)?;
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.failure = Some(code);
         }
         self.retry(id, now.after(SCHEDULE_RETRY_EVERY));
         self.plan(id, calendar);
+        None
     }
 
     /// Nothing is decided any more.
@@ -310,6 +333,7 @@ impl Schedules {
                 return Ok(None);
             }
         }
+        self.end_tries_if_paused(id);
         self.plan(id, calendar);
         Ok(self.record(id).cloned())
     }

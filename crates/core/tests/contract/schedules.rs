@@ -317,6 +317,57 @@ fn a_run_that_cannot_be_stored_is_tried_again_until_the_next_time() {
     assert_eq!(row.last.unwrap().0.since(skipped.at).as_secs(), 60);
 }
 
+/// A paused schedule has no next time that would end the tries: one ran days after it was paused.
+#[test]
+fn a_pause_ends_the_tries_of_a_run_that_cannot_be_stored() {
+    let mut harness = harness();
+    let id = harness.make(|_| {});
+    harness.hub.store_full(Some("full"));
+    harness.pass(62.0);
+    let run = harness.row_of(id).run.expect("it is tried again");
+    harness.schedule(ScheduleOp::Pause { id, paused: true }).unwrap();
+    let expected = (Code::QueueFull.as_str(), 2);
+    assert_eq!((harness.row_of(id).run, harness.skipped(id)), (None, expected));
+    harness.hub.store_full(None);
+    harness.pass(3600.0);
+    assert!(harness.all().is_empty() && harness.hub.footprint().runs == 0, "left out at {run}");
+    // A change may pause it as well.
+    harness.schedule(ScheduleOp::Pause { id, paused: false }).unwrap();
+    harness.hub.store_full(Some("full"));
+    harness.pass(62.0);
+    let ScheduleRecord { plan, version, .. } = harness.row_of(id).clone();
+    let plan = Box::new(plan);
+    harness.schedule(ScheduleOp::Change { id, plan, paused: true, version }).unwrap();
+    assert!(harness.row_of(id).run.is_none(), "{:?}", harness.row_of(id));
+    // Resumed, it is run at its next time.
+    harness.hub.store_full(None);
+    harness.schedule(ScheduleOp::Pause { id, paused: false }).unwrap();
+    harness.pass(60.0);
+    assert_eq!(harness.all().len(), 1);
+}
+
+#[test]
+fn a_run_that_is_refused_when_the_schedule_is_paused_already_is_not_tried_again() {
+    let mut harness = harness();
+    let id = harness.make(|_| {});
+    harness.loads_held = true;
+    harness.pass(60.0);
+    let pause = harness.request();
+    let op = ScheduleOp::Pause { id, paused: true };
+    harness.hub.handle_schedule(pause, op, harness.now);
+    harness.settle();
+    assert!(harness.row_of(id).run.is_some(), "a run that has begun goes on");
+    harness.fail_load();
+    harness.settle();
+    harness.loads_held = false;
+    harness.pass(3600.0);
+    assert!(harness.all().is_empty() && harness.row_of(id).run.is_none());
+    assert_eq!(harness.skipped(id), (Code::StoreUnavailable.as_str(), 3600));
+    harness.restart_with(config());
+    harness.pass(60.0);
+    assert!(harness.all().is_empty(), "it is on disk");
+}
+
 /// What fills the disk of a hub that nobody looks after is its schedules.
 #[test]
 fn a_run_waits_while_the_store_has_no_space_and_is_made_when_there_is_some() {
