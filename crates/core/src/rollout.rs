@@ -132,11 +132,11 @@ impl Rollout {
             self.record.ended = Some(now.instant);
             return Some(Decision::End);
         }
-        if self.record.state == RolloutState::Paused {
-            return None;
-        }
         if self.batch_is_done() {
             self.batch_done.get_or_insert(now.instant);
+        }
+        if self.record.state == RolloutState::Paused {
+            return None;
         }
         if !self.next_is_due(now) || self.window_is_closed(calendar, now) {
             return None;
@@ -307,6 +307,25 @@ mod tests {
         assert_eq!(rollout.may_expand(), u64::MAX, "to be given up");
         rollout.pause(false);
         assert_eq!(rollout.state(), RolloutState::Aborted, "it has ended");
+    }
+
+    #[test]
+    fn the_pause_between_batches_goes_on_while_it_is_paused() {
+        let mut rollout = rollout(r#"{"batch":2,"pause_s":60}"#, 4, 0);
+        assert_eq!(rollout.decide(CALENDAR, at(0)), Some(Decision::Begin));
+        rollout.expanded(2);
+        rollout.pause(true);
+        end(&mut rollout, 2, DeliveryState::Succeeded);
+        assert_eq!((rollout.decide(CALENDAR, at(10)), rollout.deadline(at(10))), (None, None));
+        assert_eq!(rollout.decide(CALENDAR, at(40)), None);
+        rollout.pause(false);
+        assert_eq!(rollout.decide(CALENDAR, at(40)), None);
+        assert_eq!(rollout.deadline(at(40)), Some(at(70).instant), "60 s after the batch ended");
+        // What became due meanwhile begins when it is resumed.
+        rollout.pause(true);
+        assert_eq!(rollout.decide(CALENDAR, at(90)), None);
+        rollout.pause(false);
+        assert_eq!(rollout.decide(CALENDAR, at(90)), Some(Decision::Begin));
     }
 
     #[test]
