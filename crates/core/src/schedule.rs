@@ -8,6 +8,7 @@
 //! What a run goes through is in `hub/schedules.rs`. No store here, and no calendar: that is handed in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bellwire_proto::limits::{SCHEDULE_LATE, SCHEDULE_RETRY_EVERY, SCHEDULES_MAX};
 use bellwire_proto::{Code, CommandId, Missed, Problem, ScheduleId, Skipped, Timestamp, TokenId};
@@ -130,8 +131,11 @@ impl Schedules {
     }
 
     fn decide_times(&mut self, id: ScheduleId, calendar: Calendar, now: Now) -> Decided {
-        let due = self.entries.get(&id).and_then(|entry| last_due(entry, calendar, now.wall));
-        let (Some(at), Some(entry)) = (due, self.entries.get_mut(&id)) else {
+        let due = self.entries.get(&id).and_then(|entry| {
+            let at = last_due(entry, calendar, now.wall)?;
+            Some((at, last_left_out(entry, calendar, at, now.wall)))
+        });
+        let (Some((at, left_out)), Some(entry)) = (due, self.entries.get_mut(&id)) else {
             // The rules of its zone have changed: it is due another time.
             self.plan(id, calendar);
             return Decided { record: None, run: None };
@@ -143,12 +147,10 @@ impl Schedules {
         }
         let record = &mut entry.record;
         record.decided_at = at;
-        let late = now.wall.since(at) > SCHEDULE_LATE;
-        if late && record.plan.missed == Missed::None {
+        if let Some(at) = left_out {
             record.skipped = Some(Skipped { at, reason: "missed".to_owned() });
-        } else {
-            record.run = Some(at);
         }
+        record.run = Some(at).filter(|at| left_out != Some(*at));
         let (record, runs) = (Some(record.clone()), record.run.is_some());
         self.plan(id, calendar);
         Decided { record, run: if runs { self.begin(id, calendar) } else { None } }
@@ -413,6 +415,23 @@ fn last_due(entry: &Entry, calendar: Calendar, now: Timestamp) -> Option<Timesta
         }
     }
     Some(last)
+}
+
+/// The last of the times up to `at` that is left out because the hub came to it too late; `at` is the last that is due.
+/// A later one that is run stands for it only where the plan says so.
+fn last_left_out(
+    entry: &Entry,
+    calendar: Calendar,
+    at: Timestamp,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    if entry.record.plan.missed != Missed::None {
+        return None;
+    }
+    if now.since(at) > SCHEDULE_LATE {
+        return Some(at);
+    }
+    last_due(entry, calendar, at.before(Duration::from_millis(1)))
 }
 
 /// The earlier deadline, as an instant.

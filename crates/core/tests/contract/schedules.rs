@@ -181,6 +181,30 @@ fn what_is_late_by_a_minute_is_run_and_what_is_later_was_missed() {
 }
 
 #[test]
+fn of_the_times_before_one_that_is_run_the_last_that_was_left_out_is_shown() {
+    for (missed, stopped_s, skipped) in [
+        // Stopped over the times at 1, 2 and 3 hours.
+        (Missed::None, 3 * 3600 + 30, Some("missed")),
+        (Missed::None, 3600 + 30, None),
+        // It stands for all of them.
+        (Missed::Once, 3 * 3600 + 30, None),
+    ] {
+        let mut harness = harness();
+        let id = harness.make(|plan| (plan.cron, plan.missed) = ("3600".to_owned(), missed));
+        harness.let_pass_unnoticed(Duration::from_secs(stopped_s));
+        harness.restart_with(config());
+        harness.pass(0.0);
+        assert_eq!(harness.all().len(), 1, "the last is 30 s late");
+        let (at, _) = harness.row_of(id).last.unwrap();
+        assert_eq!(harness.now.wall.since(at).as_secs(), 30);
+        assert_eq!(harness.row_of(id).skipped.is_some(), skipped.is_some(), "{missed:?}");
+        if let Some(reason) = skipped {
+            assert_eq!(harness.skipped(id), (reason, 3600 + 30));
+        }
+    }
+}
+
+#[test]
 fn of_all_that_was_missed_the_last_is_run_once() {
     let mut harness = harness();
     let id = harness.make(|plan| (plan.cron, plan.missed) = ("3600".to_owned(), Missed::Once));
