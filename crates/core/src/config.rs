@@ -45,6 +45,11 @@ impl Calendar {
         let opened = (self.0)(&window.cron, &window.timezone, from.before(open_for))?;
         Some(opened.max(from))
     }
+
+    /// The same, as a time to wait for: one that opens no more is waited for in vain.
+    pub(crate) fn awaited(self, window: &Window, from: Timestamp) -> Timestamp {
+        self.opening(window, from).unwrap_or(Timestamp::from_unix_ms(u64::MAX))
+    }
 }
 
 impl Default for Calendar {

@@ -172,14 +172,14 @@ impl Live {
     /// Has it wait for its window, if that is closed; false when nothing stands against sending it. Its time to live counts
     /// meanwhile.
     pub(crate) fn await_window(&mut self, calendar: Calendar, now: Now) -> bool {
-        let Some(window) = self.record.head.window.as_deref().filter(|_| self.record.is_ready())
-        else {
-            return false;
-        };
-        // One that opens no more is waited for in vain, until the time to live has passed.
-        let never = Timestamp::from_unix_ms(u64::MAX);
-        let opening = calendar.opening(window, now.wall).unwrap_or(never);
-        if opening <= now.wall {
+        let window = self.record.head.window.as_deref().filter(|_| self.record.is_ready());
+        let opening = window.map(|window| calendar.awaited(window, now.wall));
+        opening.is_some_and(|opening| self.await_opening(opening, now))
+    }
+
+    /// The same where it is known from when on the window is open.
+    pub(crate) fn await_opening(&mut self, opening: Timestamp, now: Now) -> bool {
+        if !self.record.is_ready() || opening <= now.wall {
             return false;
         }
         (self.record.scheduled_at, self.record.awaits_window) = (Some(opening), true);

@@ -585,9 +585,7 @@ impl Hub {
         let expiry = self.ctx.grants.next_expiry();
         let due = earliest(due.deadline, scheduled).filter(|_| !self.due_loading);
         let timer = self.timers.first().map(|(at, _)| *at);
-        let rollout = self
-            .now
-            .and_then(|now| self.ctx.commands.rollout_deadline(self.ctx.config.calendar, now));
+        let rollout = self.now.and_then(|now| self.ctx.commands.rollout_deadline(now));
         let commands = earliest(self.ctx.commands.retry_at(), rollout);
         let schedules = schedule::deadline(&self.ctx.schedules, self.now);
         let schedules = schedules.filter(|_| !self.ctx.draining);

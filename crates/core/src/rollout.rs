@@ -23,6 +23,16 @@ pub(crate) struct Rollout {
     counts: RolloutCounts,
     /// When enough of the batch had ended. Of this process: after a restart the pause counts again.
     batch_done: Option<Instant>,
+    /// While a batch that is due waits for its window.
+    closed: Option<Closed>,
+}
+
+/// A window that is closed. The calendar is asked once for each opening, not with each call.
+#[derive(Debug)]
+struct Closed {
+    /// When the calendar was asked. A clock that shows less was set back: then another opening is the next.
+    since: Timestamp,
+    opening: Timestamp,
 }
 
 /// What is to be done for a rollout. Its row has changed.
@@ -39,7 +49,14 @@ pub(crate) enum Decision {
 impl Rollout {
     /// The rollout of a new command.
     pub(crate) fn new(record: RolloutRecord, total: u64) -> Self {
-        Self { record, total, expanded: 0, counts: RolloutCounts::default(), batch_done: None }
+        Self {
+            record,
+            total,
+            expanded: 0,
+            counts: RolloutCounts::default(),
+            batch_done: None,
+            closed: None,
+        }
     }
 
     /// One that a hub found when it started, with so many targets without a delivery.
@@ -50,7 +67,7 @@ impl Rollout {
         counts: RolloutCounts,
     ) -> Self {
         let expanded = total.saturating_sub(waiting);
-        Self { record, total, expanded, counts, batch_done: None }
+        Self { record, total, expanded, counts, batch_done: None, closed: None }
     }
 
     pub(crate) fn record(&self) -> &RolloutRecord {
@@ -115,13 +132,13 @@ impl Rollout {
             self.record.ended = Some(now.instant);
             return Some(Decision::End);
         }
-        if self.record.state == RolloutState::Paused {
-            return None;
-        }
         if self.batch_is_done() {
             self.batch_done.get_or_insert(now.instant);
         }
-        if !self.next_is_due(now) || self.opening(calendar, now) > Some(now.wall) {
+        if self.record.state == RolloutState::Paused {
+            return None;
+        }
+        if !self.next_is_due(now) || self.window_is_closed(calendar, now) {
             return None;
         }
         let next = self.record.batch + 1;
@@ -163,15 +180,20 @@ impl Rollout {
         crate::time::earliest(after_pause, after_interval)
     }
 
-    /// From when on its window lets a batch begin; `None` when it has none.
-    fn opening(&self, calendar: Calendar, now: Now) -> Option<Timestamp> {
-        // One that opens no more lets none begin.
-        let never = Timestamp::from_unix_ms(u64::MAX);
-        self.record.window.as_deref().map(|w| calendar.opening(w, now.wall).unwrap_or(never))
+    /// Whether its window lets no batch begin now.
+    fn window_is_closed(&mut self, calendar: Calendar, now: Now) -> bool {
+        let holds = |c: &Closed| c.since <= now.wall && now.wall < c.opening;
+        if self.closed.as_ref().is_some_and(holds) {
+            return true;
+        }
+        let opening = self.record.window.as_deref().map(|w| calendar.awaited(w, now.wall));
+        let opening = opening.filter(|opening| *opening > now.wall);
+        self.closed = opening.map(|opening| Closed { since: now.wall, opening });
+        self.closed.is_some()
     }
 
-    /// When [`Rollout::decide`] is to be called, if nothing happens before.
-    pub(crate) fn deadline(&self, calendar: Calendar, now: Now) -> Option<Instant> {
+    /// When [`Rollout::decide`] is to be called, if nothing happens before. It was called for this `now`.
+    pub(crate) fn deadline(&self, now: Now) -> Option<Instant> {
         let waits = self.record.state == RolloutState::Running
             && self.record.begun < self.total
             && self.expanded == self.record.begun;
@@ -180,8 +202,8 @@ impl Rollout {
             0 => Some(self.record.not_before.map_or(now.instant, |at| now.instant_of(at))),
             _ => self.due(),
         };
-        due.map(|at| match self.opening(calendar, now) {
-            Some(opening) => at.max(now.instant_of(opening)),
+        due.map(|at| match &self.closed {
+            Some(closed) => at.max(now.instant_of(closed.opening)),
             None => at,
         })
     }
@@ -237,13 +259,13 @@ mod tests {
         rollout.expanded(4);
         end(&mut rollout, 2, DeliveryState::Succeeded);
         assert_eq!(
-            (rollout.decide(CALENDAR, at(1)), rollout.deadline(CALENDAR, at(1))),
+            (rollout.decide(CALENDAR, at(1)), rollout.deadline(at(1))),
             (None, None),
             "50 percent"
         );
         end(&mut rollout, 1, DeliveryState::Expired);
         assert_eq!(rollout.decide(CALENDAR, at(2)), None);
-        assert_eq!(rollout.deadline(CALENDAR, at(2)), Some(at(7).instant));
+        assert_eq!(rollout.deadline(at(2)), Some(at(7).instant));
         assert_eq!(rollout.decide(CALENDAR, at(7)), Some(Decision::Begin));
         assert_eq!((rollout.record.batch, rollout.record.size, rollout.record.begun), (2, 4, 8));
         // What still runs of the first batch is not of the second.
@@ -257,12 +279,9 @@ mod tests {
         let mut rollout = rollout(r#"{"batch":"50%","interval_s":60}"#, 4, 1);
         assert_eq!(rollout.decide(CALENDAR, at(0)), Some(Decision::Begin));
         assert_eq!(rollout.record.size, 1, "the canary");
-        assert_eq!(
-            (rollout.decide(CALENDAR, at(60)), rollout.deadline(CALENDAR, at(60))),
-            (None, None)
-        );
+        assert_eq!((rollout.decide(CALENDAR, at(60)), rollout.deadline(at(60))), (None, None));
         rollout.expanded(1);
-        assert_eq!(rollout.deadline(CALENDAR, at(1)), Some(at(60).instant));
+        assert_eq!(rollout.deadline(at(1)), Some(at(60).instant));
         assert_eq!(rollout.decide(CALENDAR, at(60)), Some(Decision::Begin));
         assert_eq!((rollout.record.size, rollout.record.batches), (2, 3));
     }
@@ -291,11 +310,30 @@ mod tests {
     }
 
     #[test]
+    fn the_pause_between_batches_goes_on_while_it_is_paused() {
+        let mut rollout = rollout(r#"{"batch":2,"pause_s":60}"#, 4, 0);
+        assert_eq!(rollout.decide(CALENDAR, at(0)), Some(Decision::Begin));
+        rollout.expanded(2);
+        rollout.pause(true);
+        end(&mut rollout, 2, DeliveryState::Succeeded);
+        assert_eq!((rollout.decide(CALENDAR, at(10)), rollout.deadline(at(10))), (None, None));
+        assert_eq!(rollout.decide(CALENDAR, at(40)), None);
+        rollout.pause(false);
+        assert_eq!(rollout.decide(CALENDAR, at(40)), None);
+        assert_eq!(rollout.deadline(at(40)), Some(at(70).instant), "60 s after the batch ended");
+        // What became due meanwhile begins when it is resumed.
+        rollout.pause(true);
+        assert_eq!(rollout.decide(CALENDAR, at(90)), None);
+        rollout.pause(false);
+        assert_eq!(rollout.decide(CALENDAR, at(90)), Some(Decision::Begin));
+    }
+
+    #[test]
     fn it_ends_with_its_last_delivery_and_begins_at_its_time() {
         let mut rollout = rollout(r#"{"batch":5}"#, 5, 0);
         rollout.record.not_before = Some(at(30).wall);
         assert_eq!(rollout.decide(CALENDAR, at(0)), None);
-        assert_eq!(rollout.deadline(CALENDAR, at(0)), Some(at(30).instant));
+        assert_eq!(rollout.deadline(at(0)), Some(at(30).instant));
         assert_eq!(rollout.decide(CALENDAR, at(30)), Some(Decision::Begin));
         rollout.expanded(5);
         end(&mut rollout, 5, DeliveryState::Expired);
@@ -311,7 +349,7 @@ mod tests {
         rollout.record.window = Some(window.into());
         let opens = 3600 - 1_700_000_000 % 3600;
         assert_eq!(rollout.decide(CALENDAR, at(0)), None);
-        assert_eq!(rollout.deadline(CALENDAR, at(0)), Some(at(opens).instant));
+        assert_eq!(rollout.deadline(at(0)), Some(at(opens).instant));
         assert_eq!(rollout.decide(CALENDAR, at(opens)), Some(Decision::Begin));
         rollout.expanded(1);
         end(&mut rollout, 1, DeliveryState::Succeeded);
@@ -319,7 +357,7 @@ mod tests {
         // The pause ends when it has closed.
         let next = Some(at(opens + 3600).instant);
         assert_eq!(rollout.decide(CALENDAR, at(opens + 91)), None);
-        assert_eq!(rollout.deadline(CALENDAR, at(opens + 91)), next);
+        assert_eq!(rollout.deadline(at(opens + 91)), next);
         assert_eq!(rollout.decide(CALENDAR, at(opens + 3600)), Some(Decision::Begin));
     }
 }

@@ -8,6 +8,7 @@
 //! What a run goes through is in `hub/schedules.rs`. No store here, and no calendar: that is handed in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bellwire_proto::limits::{SCHEDULE_LATE, SCHEDULE_RETRY_EVERY, SCHEDULES_MAX};
 use bellwire_proto::{Code, CommandId, Missed, Problem, ScheduleId, Skipped, Timestamp, TokenId};
@@ -51,6 +52,14 @@ struct Entry {
 impl Entry {
     fn new(record: ScheduleRecord) -> Self {
         Self { record, next: None, under_way: false, retry_at: None, failure: None }
+    }
+
+    /// The run is left out, since it could not be stored.
+    fn give_up(&mut self, code: Code) {
+        self.failure = None;
+        if let Some(at) = self.record.run.take() {
+            self.record.skipped = Some(Skipped { at, reason: code.as_str().to_owned() });
+        }
     }
 }
 
@@ -122,28 +131,26 @@ impl Schedules {
     }
 
     fn decide_times(&mut self, id: ScheduleId, calendar: Calendar, now: Now) -> Decided {
-        let due = self.entries.get(&id).and_then(|entry| last_due(entry, calendar, now.wall));
-        let (Some(at), Some(entry)) = (due, self.entries.get_mut(&id)) else {
+        let due = self.entries.get(&id).and_then(|entry| {
+            let at = last_due(entry, calendar, now.wall)?;
+            Some((at, last_left_out(entry, calendar, at, now.wall)))
+        });
+        let (Some((at, left_out)), Some(entry)) = (due, self.entries.get_mut(&id)) else {
             // The rules of its zone have changed: it is due another time.
             self.plan(id, calendar);
             return Decided { record: None, run: None };
         };
-        let record = &mut entry.record;
         // The next time has come: the run before it is given up.
-        if let Some(at) = record.run.take() {
-            let code = entry.failure.take().unwrap_or(Code::Internal);
-            record.skipped = Some(Skipped { at, reason: code.as_str().to_owned() });
-        }
+        entry.give_up(entry.failure.unwrap_or(Code::Internal));
         if let Some(retry_at) = entry.retry_at.take() {
             self.retries.remove(&(retry_at, id));
         }
+        let record = &mut entry.record;
         record.decided_at = at;
-        let late = now.wall.since(at) > SCHEDULE_LATE;
-        if late && record.plan.missed == Missed::None {
+        if let Some(at) = left_out {
             record.skipped = Some(Skipped { at, reason: "missed".to_owned() });
-        } else {
-            record.run = Some(at);
         }
+        record.run = Some(at).filter(|at| left_out != Some(*at));
         let (record, runs) = (Some(record.clone()), record.run.is_some());
         self.plan(id, calendar);
         Decided { record, run: if runs { self.begin(id, calendar) } else { None } }
@@ -163,6 +170,19 @@ impl Schedules {
         self.runs.insert(request, id);
         self.plan(id, calendar);
         Some(request)
+    }
+
+    /// Nothing else would end the tries of a paused schedule: it has no next time. A run that was not tried yet, or whose
+    /// try is under way, goes on.
+    fn end_tries_if_paused(&mut self, id: ScheduleId) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.record.paused) else {
+            return;
+        };
+        let Some(code) = entry.failure.filter(|_| !entry.under_way) else { return };
+        entry.give_up(code);
+        if let Some(at) = entry.retry_at.take() {
+            self.retries.remove(&(at, id));
+        }
     }
 
     fn retry(&mut self, id: ScheduleId, at: Instant) {
@@ -229,20 +249,25 @@ impl Schedules {
         row
     }
 
-    /// A run could not be stored now, and is tried again.
+    /// A run could not be stored now, and is tried again; or left out, if the schedule was paused meanwhile: the row.
     pub(crate) fn try_again(
         &mut self,
         request: RequestId,
         code: Code,
         calendar: Calendar,
         now: Instant,
-    ) {
-        let Some(id) = self.end_under_way(request) else { return };
+    ) -> Option<ScheduleRecord> {
+        let paused = self.of_run(request).is_some_and(|(record, _)| record.paused);
+        if paused {
+            return self.skip(request, code.as_str(), calendar);
+        }
+        let id = self.end_under_way(request)?;
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.failure = Some(code);
         }
         self.retry(id, now.after(SCHEDULE_RETRY_EVERY));
         self.plan(id, calendar);
+        None
     }
 
     /// Nothing is decided any more.
@@ -310,6 +335,7 @@ impl Schedules {
                 return Ok(None);
             }
         }
+        self.end_tries_if_paused(id);
         self.plan(id, calendar);
         Ok(self.record(id).cloned())
     }
@@ -389,6 +415,23 @@ fn last_due(entry: &Entry, calendar: Calendar, now: Timestamp) -> Option<Timesta
         }
     }
     Some(last)
+}
+
+/// The last of the times up to `at` that is left out because the hub came to it too late; `at` is the last that is due.
+/// A later one that is run stands for it only where the plan says so.
+fn last_left_out(
+    entry: &Entry,
+    calendar: Calendar,
+    at: Timestamp,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    if entry.record.plan.missed != Missed::None {
+        return None;
+    }
+    if now.since(at) > SCHEDULE_LATE {
+        return Some(at);
+    }
+    last_due(entry, calendar, at.before(Duration::from_millis(1)))
 }
 
 /// The earlier deadline, as an instant.

@@ -93,9 +93,9 @@ impl Commands {
     }
 
     /// When the next one is due.
-    pub(crate) fn rollout_deadline(&self, calendar: Calendar, now: Now) -> Option<Instant> {
+    pub(crate) fn rollout_deadline(&self, now: Now) -> Option<Instant> {
         let rollouts = self.jobs.values().filter_map(|job| job.rollout.as_ref());
-        rollouts.map(|rollout| rollout.deadline(calendar, now)).fold(None, earliest)
+        rollouts.map(|rollout| rollout.deadline(now)).fold(None, earliest)
     }
 
     /// Its row is part of this transaction.

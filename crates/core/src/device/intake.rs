@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bellwire_proto::limits::{IDEMPOTENCY_RETENTION, RUN_TIMEOUT_S, TTL_IF_ONLINE_S, TTL_S};
-use bellwire_proto::{Code, CommandId, DeliveryState, ErrorInfo, Json, Problem};
+use bellwire_proto::{Code, CommandId, DeliveryState, ErrorInfo, Json, Problem, Timestamp};
 
 use crate::command::EndAtOnce;
 use crate::context::unknown_device;
@@ -26,6 +26,8 @@ pub(crate) struct DeliveryRule {
     pub(crate) end: Option<EndAtOnce>,
     /// Of a rollout: the batch, and until when it must be accepted.
     pub(crate) batch: Option<(BatchMark, Instant)>,
+    /// With a window: from when on that is open. It is the same for all.
+    pub(crate) opening: Option<Timestamp>,
 }
 
 impl Device {
@@ -129,7 +131,9 @@ impl Device {
         } else if rule.online_only && offline {
             live.give_up(DeliveryState::Expired, txn.now);
         }
-        live.await_window(txn.ctx.config.calendar, txn.now);
+        if let Some(opening) = rule.opening {
+            live.await_opening(opening, txn.now);
+        }
         self.deliveries.add(live);
     }
 

@@ -135,14 +135,14 @@ impl Hub {
         let ranges = step.devices.first().cloned().zip(step.devices.last().cloned());
         let Some((first, last)) = ranges else { return };
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
-        let (head, data, rule) = match step.kind {
+        let (head, data, online_only, end, batch) = match step.kind {
             StepKind::Store { request, send, random } => {
                 let head = store_command(&send, step.devices.len() as u64, random, &mut txn);
                 txn.audit_command(request, head.id);
                 put_key(&send, &head, &mut txn);
                 txn.reply(request, Answer::Command(head.id));
                 let online_only = is_online_only(&send);
-                (head, send.data, DeliveryRule { online_only, end: None, batch: None })
+                (head, send.data, online_only, None, None)
             }
             StepKind::Expand { command, data, canary, rest } => {
                 let (number, count) = (txn.id(), step.devices.len() as u64);
@@ -161,9 +161,12 @@ impl Hub {
                 if !rest.devices.is_empty() {
                     txn.change(Change::PutTargets(command, rest));
                 }
-                (head, data, DeliveryRule { online_only, end, batch })
+                (head, data, online_only, end, batch)
             }
         };
+        let window = head.window.as_deref().filter(|_| end.is_none());
+        let opening = window.map(|w| txn.ctx.config.calendar.awaited(w, now.wall));
+        let rule = DeliveryRule { online_only, end, batch, opening };
         let committed = self.txns.committed();
         for device in &step.devices {
             if let Some(device) = self.devices.get_mut(device) {

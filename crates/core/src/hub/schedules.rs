@@ -182,7 +182,8 @@ impl Hub {
             // A device whose queue is full refuses no run: it is the store that has no space.
             Code::QueueFull | Code::RateLimited | Code::StoreUnavailable => {
                 let calendar = self.ctx.config.calendar;
-                self.ctx.schedules.try_again(request, code, calendar, now.instant);
+                let record = self.ctx.schedules.try_again(request, code, calendar, now.instant);
+                self.put_schedule(record, now);
             }
             code => self.skip_run(request, code.as_str(), now),
         }

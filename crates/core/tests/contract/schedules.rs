@@ -181,6 +181,30 @@ fn what_is_late_by_a_minute_is_run_and_what_is_later_was_missed() {
 }
 
 #[test]
+fn of_the_times_before_one_that_is_run_the_last_that_was_left_out_is_shown() {
+    for (missed, stopped_s, skipped) in [
+        // Stopped over the times at 1, 2 and 3 hours.
+        (Missed::None, 3 * 3600 + 30, Some("missed")),
+        (Missed::None, 3600 + 30, None),
+        // It stands for all of them.
+        (Missed::Once, 3 * 3600 + 30, None),
+    ] {
+        let mut harness = harness();
+        let id = harness.make(|plan| (plan.cron, plan.missed) = ("3600".to_owned(), missed));
+        harness.let_pass_unnoticed(Duration::from_secs(stopped_s));
+        harness.restart_with(config());
+        harness.pass(0.0);
+        assert_eq!(harness.all().len(), 1, "the last is 30 s late");
+        let (at, _) = harness.row_of(id).last.unwrap();
+        assert_eq!(harness.now.wall.since(at).as_secs(), 30);
+        assert_eq!(harness.row_of(id).skipped.is_some(), skipped.is_some(), "{missed:?}");
+        if let Some(reason) = skipped {
+            assert_eq!(harness.skipped(id), (reason, 3600 + 30));
+        }
+    }
+}
+
+#[test]
 fn of_all_that_was_missed_the_last_is_run_once() {
     let mut harness = harness();
     let id = harness.make(|plan| (plan.cron, plan.missed) = ("3600".to_owned(), Missed::Once));
@@ -315,6 +339,57 @@ fn a_run_that_cannot_be_stored_is_tried_again_until_the_next_time() {
     let skipped = row.skipped.as_ref().unwrap();
     assert_eq!(skipped.reason, Code::StoreUnavailable.as_str());
     assert_eq!(row.last.unwrap().0.since(skipped.at).as_secs(), 60);
+}
+
+/// A paused schedule has no next time that would end the tries: one ran days after it was paused.
+#[test]
+fn a_pause_ends_the_tries_of_a_run_that_cannot_be_stored() {
+    let mut harness = harness();
+    let id = harness.make(|_| {});
+    harness.hub.store_full(Some("full"));
+    harness.pass(62.0);
+    let run = harness.row_of(id).run.expect("it is tried again");
+    harness.schedule(ScheduleOp::Pause { id, paused: true }).unwrap();
+    let expected = (Code::QueueFull.as_str(), 2);
+    assert_eq!((harness.row_of(id).run, harness.skipped(id)), (None, expected));
+    harness.hub.store_full(None);
+    harness.pass(3600.0);
+    assert!(harness.all().is_empty() && harness.hub.footprint().runs == 0, "left out at {run}");
+    // A change may pause it as well.
+    harness.schedule(ScheduleOp::Pause { id, paused: false }).unwrap();
+    harness.hub.store_full(Some("full"));
+    harness.pass(62.0);
+    let ScheduleRecord { plan, version, .. } = harness.row_of(id).clone();
+    let plan = Box::new(plan);
+    harness.schedule(ScheduleOp::Change { id, plan, paused: true, version }).unwrap();
+    assert!(harness.row_of(id).run.is_none(), "{:?}", harness.row_of(id));
+    // Resumed, it is run at its next time.
+    harness.hub.store_full(None);
+    harness.schedule(ScheduleOp::Pause { id, paused: false }).unwrap();
+    harness.pass(60.0);
+    assert_eq!(harness.all().len(), 1);
+}
+
+#[test]
+fn a_run_that_is_refused_when_the_schedule_is_paused_already_is_not_tried_again() {
+    let mut harness = harness();
+    let id = harness.make(|_| {});
+    harness.loads_held = true;
+    harness.pass(60.0);
+    let pause = harness.request();
+    let op = ScheduleOp::Pause { id, paused: true };
+    harness.hub.handle_schedule(pause, op, harness.now);
+    harness.settle();
+    assert!(harness.row_of(id).run.is_some(), "a run that has begun goes on");
+    harness.fail_load();
+    harness.settle();
+    harness.loads_held = false;
+    harness.pass(3600.0);
+    assert!(harness.all().is_empty() && harness.row_of(id).run.is_none());
+    assert_eq!(harness.skipped(id), (Code::StoreUnavailable.as_str(), 3600));
+    harness.restart_with(config());
+    harness.pass(60.0);
+    assert!(harness.all().is_empty(), "it is on disk");
 }
 
 /// What fills the disk of a hub that nobody looks after is its schedules.

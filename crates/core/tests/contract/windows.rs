@@ -2,6 +2,7 @@
 //! crate's calendar; here a window opens every so many seconds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bellwire_core::{Calendar, Config, Send};
@@ -193,4 +194,56 @@ fn each_batch_of_a_rollout_begins_while_the_window_is_open() {
     assert_eq!(harness.received(streams[2]), NOTHING);
     harness.pass(60.0);
     assert_eq!(harness.received(streams[2]).len(), 1, "its ttl counts from the batch");
+}
+
+/// Each of 60 rollouts that waited had its expression read again with every send, which took 27 ms of a processor then.
+#[test]
+fn rollouts_that_wait_for_their_window_ask_the_calendar_once_and_not_with_every_call() {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let calendar = Calendar(|cron, zone, after| {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        (config().calendar.0)(cron, zone, after)
+    });
+    let mut harness = Harness::with(Config { calendar, ..config() });
+    let to_hour_ms = 3_600_000 - harness.now.wall.unix_ms() % 3_600_000;
+    harness.pass(to_hour_ms as f64 / 1000.0 + 20.0 * 60.0);
+    for n in 0..20 {
+        let (one, other) = (format!("r{n}"), format!("s{n}"));
+        harness.send_to(&[&one, &other], |send| {
+            window(send);
+            let mut body = Members::parse(br#"{"batch":1}"#).unwrap();
+            send.rollout = Some(Box::new(RolloutPlan::take(&mut body).unwrap()));
+        });
+    }
+    harness.pass(1.0);
+    let before = ASKED.load(Ordering::Relaxed);
+    for n in 0..100 {
+        harness.send(&format!("d{n}"));
+        harness.pass(1.0);
+    }
+    assert_eq!(ASKED.load(Ordering::Relaxed), before, "sends have nothing to do with windows");
+    // A clock that is set back shows another opening, and one that has passed is not the next any more.
+    harness.step_wall_clock(-2 * 3600);
+    assert!(harness.store.disk.rollouts.values().all(|rollout| rollout.batch == 0));
+    let to_hour_ms = 3_600_000 - harness.now.wall.unix_ms() % 3_600_000;
+    harness.pass(to_hour_ms as f64 / 1000.0);
+    assert!(harness.store.disk.rollouts.values().all(|rollout| rollout.batch == 1), "it opens");
+}
+
+#[test]
+fn the_deliveries_of_a_command_to_many_ask_the_calendar_once_together() {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let calendar = Calendar(|cron, zone, after| {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        (config().calendar.0)(cron, zone, after)
+    });
+    let mut harness = Harness::with(Config { calendar, ..config() });
+    let to_hour_ms = 3_600_000 - harness.now.wall.unix_ms() % 3_600_000;
+    harness.pass(to_hour_ms as f64 / 1000.0 + 20.0 * 60.0);
+    let names: Vec<String> = (0..100).map(|n| format!("d{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    harness.send_to(&names, window);
+    let rows: Vec<_> = harness.store.disk.deliveries.values().collect();
+    assert!(rows.len() == 100 && rows.iter().all(|row| row.awaits_window), "all wait");
+    assert_eq!(ASKED.load(Ordering::Relaxed), 1);
 }
