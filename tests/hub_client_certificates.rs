@@ -20,6 +20,14 @@ use bellwire_testkit::{Http, Program, admin_token, command, wait_until};
 use support::{Authority, Client, uri};
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
+/// Made by `openssl ca -gencrl` without crl_extensions, of an authority named servers.
+const CRL_OF_VERSION_1: &str = "\
+-----BEGIN X509 CRL-----\n\
+MIGYMEAwCgYIKoZIzj0EAwIwEjEQMA4GA1UEAwwHc2VydmVycxcNMjYxMTI5MTYy\n\
+MjQ3WhgPMjEyNjExMDUxNjIyNDdaMAoGCCqGSM49BAMCA0gAMEUCIQCWFy5kA57O\n\
+ULXiK1/jUpuUDh5P768rGJkw8wIt2+jauQIgK9Nwvj+wjYTFijcOyTg0/cR0Akbj\n\
+yEbpMTp0wZL15ew=\n\
+-----END X509 CRL-----\n";
 /// Much longer than a listed certificate may stay in use.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -332,6 +340,14 @@ fn faults_of_client_certificates_are_reported_with_what_to_do() {
         check.arg(&file).current_dir(&folder).output().unwrap()
     };
     let client = "[[listener.client]]\n";
+    let write = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        fs::write(&file, text).unwrap();
+        file
+    };
+    // Of the same name, with another key.
+    let foreign = write("foreign.crl", &Authority::new("servers").revocations(&[]));
+    let old = write("old.crl", CRL_OF_VERSION_1);
     // Without a certificate of its own it would be a plain one.
     let file = folder.path().join("plain.toml");
     let plain = format!("[[listener]]\naddress = '127.0.0.1:0'\nclient_ca = {ca:?}\n");
@@ -343,6 +359,13 @@ fn faults_of_client_certificates_are_reported_with_what_to_do() {
     for (settings, reason) in [
         ("client_ca = 'missing.pem'\n".to_owned(), "missing.pem"),
         (format!("client_ca = {ca:?}\nclient_crl = {cert:?}\n"), "no list of revoked certificates"),
+        (format!("client_ca = {ca:?}\nclient_crl = {foreign:?}\n"), "foreign.crl for the"),
+        (format!("client_ca = {ca:?}\nclient_crl = {foreign:?}\n"), "signed by another key"),
+        (format!("client_ca = {ca:?}\nclient_crl = {old:?}\n"), "old.crl for the"),
+        (
+            format!("client_ca = {ca:?}\nclient_crl = {old:?}\n"),
+            "set crlnumber, and crl_extensions",
+        ),
         ("client_ca_required = true\n".to_owned(), "client_ca_required is set without client_ca"),
         (format!("client_ca = {ca:?}\ntls = false\n"), "client_ca is set on a plain listener"),
         (
@@ -372,4 +395,36 @@ fn faults_of_client_certificates_are_reported_with_what_to_do() {
     let again = again.arg(&file).current_dir(&folder).output().unwrap();
     assert!(printed.contains("[[listener.client]]"), "{printed}");
     assert_eq!(String::from_utf8(again.stdout).unwrap(), printed);
+
+    // The hub refuses what `config check` does.
+    let file = folder.path().join("foreign.toml");
+    let settings = format!("client_ca = {ca:?}\nclient_crl = {foreign:?}\n");
+    fs::write(&file, format!("{pair}[[listener]]\naddress = '127.0.0.1:0'\n{settings}")).unwrap();
+    let mut serve = bellwire(&["serve", "--config"]);
+    let served = serve.arg(&file).current_dir(&folder).output().unwrap();
+    let said = String::from_utf8(served.stderr).unwrap();
+    assert!(served.status.code() == Some(2) && said.contains("signed by another key"), "{said}");
+
+    // One that was not renewed in time is better than none.
+    let late = write("late.crl", &authority.revocations_until(2025, &["a"]));
+    let checked = check(&format!("client_ca = {ca:?}\nclient_crl = {late:?}\n"));
+    let said = String::from_utf8(checked.stderr).unwrap();
+    assert_eq!(checked.status.code(), Some(0), "{said}");
+    let expected = "late.crl should have been renewed by 2025-01-01T00:00:00.000Z";
+    assert!(said.contains("warning: ") && said.contains(expected), "{said}");
+}
+
+#[test]
+fn a_list_of_revoked_certificates_that_was_not_renewed_is_warned_of_and_counts() {
+    let scene = Scene::new();
+    let (a, b) = (scene.device("a"), scene.device("b"));
+    fs::write(&scene.crl, scene.devices.revocations_until(2025, &["a"])).unwrap();
+    scene.hub.wait_for("devices.crl should have been renewed by 2025-01-01T00:00:00.000Z");
+    assert!(a.get(scene.takes, "/readyz").is_err(), "the handshake");
+    assert_eq!(b.get(scene.takes, "/v1/devices/b").unwrap(), 200);
+    // A list that somebody else signed replaces none.
+    fs::write(&scene.crl, Authority::new("devices").revocations(&["b"])).unwrap();
+    scene.hub.wait_for("signed by another key");
+    assert!(a.get(scene.takes, "/readyz").is_err(), "the handshake");
+    assert_eq!(b.get(scene.takes, "/v1/devices/b").unwrap(), 200);
 }

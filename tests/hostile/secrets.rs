@@ -194,6 +194,25 @@ fn no_command_takes_a_secret_as_an_argument_and_none_prints_one() {
             tokens.check(&format!("bellwire {}", args[0]), &shown);
         }
     }
+    // As the password of a URL it has to be accepted, because scripts rely on that.
+    let admin = &tokens.all[0];
+    let with_password = url.replace("http://", &format!("http://any:{admin}@"));
+    for args in [
+        &["devices", "--hub", &with_password][..],
+        &["devices", "--hub", &with_password, "--json"],
+        &["context", "add", "c", &with_password],
+        &["doctor", "--hub", &with_password],
+    ] {
+        let shown = run(args, &[("HOME", folder.path().to_str().unwrap())]);
+        tokens.check(&format!("bellwire {}", args[0]), &shown);
+        assert!(shown.contains("ps") && shown.contains("--token-file"), "{}: {shown}", args[0]);
+    }
+    for (hub, variable) in [(Some(&url), None), (None, Some(&with_password))] {
+        let args: Vec<&str> = hub.iter().flat_map(|hub| ["--hub", hub.as_str()]).collect();
+        let variable: Vec<_> = variable.iter().map(|hub| ("BELLWIRE_HUB", hub.as_str())).collect();
+        let shown = run(&[&["devices"], &args[..]].concat(), &variable);
+        assert!(!shown.contains("(ps)"), "there is none: {shown}");
+    }
     let shown = run(&["devices", "--token-file", "eyJhbGciOiJFZERTQSJ9.e30.c2VjcmV0"], &[]);
     assert!(!shown.contains("c2VjcmV0"), "a JWT is repeated: {shown}");
     let help = run(&["man", "--markdown"], &[]);

@@ -83,6 +83,11 @@ impl Authority {
 
     /// A list that revokes the certificates of clients with these common names.
     pub(crate) fn revocations(&self, names: &[&str]) -> String {
+        self.revocations_until(2124, names)
+    }
+
+    /// One that is to be renewed by the beginning of this year.
+    pub(crate) fn revocations_until(&self, year: i32, names: &[&str]) -> String {
         let revoked = |name: &&str| RevokedCertParams {
             serial_number: SerialNumber::from(name.as_bytes().to_vec()),
             revocation_time: rcgen::date_time_ymd(2024, 1, 1),
@@ -91,7 +96,7 @@ impl Authority {
         };
         let list = CertificateRevocationListParams {
             this_update: rcgen::date_time_ymd(2024, 1, 1),
-            next_update: rcgen::date_time_ymd(2124, 1, 1),
+            next_update: rcgen::date_time_ymd(year, 1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: names.iter().map(revoked).collect(),

@@ -13,6 +13,7 @@ use bellwire_client::{Controller, InvalidUrl};
 use crate::args::HubArg;
 use crate::contexts::{self, Context, Contexts};
 use crate::exit::Usage;
+use crate::out;
 
 /// Where the hub is if nothing says otherwise.
 pub(crate) const DEFAULT_HUB: &str = "http://127.0.0.1:8888";
@@ -40,9 +41,10 @@ pub(crate) fn named_by() -> Option<&'static str> {
 pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let connection = resolve(arg, environment, contexts::load)?;
-    if let Some(named_by) = &connection.named_by {
+    match &connection.named_by {
         // The hub of a process is one.
-        NAMED_BY.set(named_by.clone()).ok();
+        Some(named_by) => drop(NAMED_BY.set(named_by.clone())),
+        None => warn_of_password(&connection.hub),
     }
     let token = match &connection.token {
         Some(Token::File(file)) => Some(read_token_once(file)?),
@@ -64,7 +66,28 @@ pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
 pub(crate) fn hub_and_authorities(arg: &HubArg) -> Result<(String, Option<PathBuf>), Usage> {
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let connection = resolve(arg, environment, contexts::load)?;
+    if connection.named_by.is_none() {
+        warn_of_password(&connection.hub);
+    }
     Ok((connection.hub, connection.ca_file))
+}
+
+/// Warns of a password in a URL that was given on the command line. It works, because scripts rely on it.
+pub(crate) fn warn_of_password(hub: &str) {
+    if hub.split(',').any(has_password) {
+        out::note(&format!(
+            "warning: the password in the URL of the hub is seen by everybody on this machine (ps): put the token into a file that \
+             only you may read and name that with --token-file, or set the URL as the variable {HUB}"
+        ));
+    }
+}
+
+/// Whether a URL has a password (RFC 3986, section 3.2.1).
+fn has_password(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let user_info = authority.rsplit_once('@').map(|(user_info, _)| user_info);
+    user_info.and_then(|pair| pair.split_once(':')).is_some_and(|(_, word)| !word.is_empty())
 }
 
 /// A client of this hub. Nothing is sent yet.

@@ -100,7 +100,9 @@ pub(crate) fn config(command: ConfigCommand, form: Form) -> anyhow::Result<u8> {
             dir.display()
         )
     });
-    let warnings: Vec<String> = unknown_variables(&loaded).into_iter().chain(in_use).collect();
+    let of_files = app::warnings(&loaded.config);
+    let warnings: Vec<String> =
+        unknown_variables(&loaded).into_iter().chain(in_use).chain(of_files).collect();
     match form {
         Form::Json => {
             let settings: toml::Table = loaded.config.to_toml().parse()?;

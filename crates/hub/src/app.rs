@@ -376,6 +376,12 @@ pub fn faults(config: &Config) -> Vec<StartError> {
     exposed.chain(without).chain(twice).chain(tls).chain(jwt).chain(folder).collect()
 }
 
+/// What [`Bound::bind`] accepts in these settings, and their operator should look at: lists of revoked certificates that should have
+/// been renewed. It reads the files that they name.
+pub fn warnings(config: &Config) -> Vec<String> {
+    tls::warnings(config)
+}
+
 impl Running {
     /// What is served, in the order of the settings.
     pub fn listeners(&self) -> &[ListenerAddr] {

@@ -27,7 +27,7 @@ pub(crate) use clients::identity;
 use names::ByName;
 pub(crate) use outgoing::{Cause, Outgoing};
 use pair::Pair;
-pub(crate) use serving::{Reloaded, Serving, faults};
+pub(crate) use serving::{Reloaded, Serving, faults, warnings};
 
 /// A channel of TLS configurations: each connection uses the one that is current at its accept. Send another to renew
 /// certificates.

@@ -36,6 +36,7 @@ pub(crate) async fn run(args: &AgentEnroll, form: Form) -> anyhow::Result<u8> {
     } else {
         connect::read_token(&args.token_file)?
     };
+    connect::warn_of_password(&args.hub);
     let hub = connect::connect(&args.hub, Some(join), args.ca_file.as_deref())?;
     let config = &args.config.config;
     let path = match &args.credential_file {

@@ -14,6 +14,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
@@ -48,6 +49,8 @@ pub(super) struct ClientFiles {
 struct RevocationList {
     der: CertificateRevocationListDer<'static>,
     revoked: Vec<TokenId>,
+    /// When its authority meant to have made the next one.
+    next_at: Option<Timestamp>,
 }
 
 impl ClientFiles {
@@ -63,7 +66,7 @@ impl ClientFiles {
             Err(fault) => faults.push(fault),
         }
         for path in &settings.revocations {
-            match read_lists(path) {
+            match read_lists(path, &self.authorities) {
                 Ok(lists) => drop(self.lists.insert(path.clone(), lists)),
                 Err(fault) => faults.push(fault),
             }
@@ -82,6 +85,20 @@ impl ClientFiles {
     /// What checks the certificates of the listener's clients; none until all files were read once.
     pub(super) fn verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
         self.verifier.clone()
+    }
+
+    /// Of lists that should have been renewed by now, which are used all the same.
+    pub(super) fn warnings(&self, now: Timestamp) -> impl Iterator<Item = String> {
+        let lists =
+            self.lists.iter().flat_map(|(path, lists)| lists.iter().map(move |l| (path, l)));
+        lists.filter_map(move |(path, list)| {
+            let next_at = list.next_at.filter(|at| *at <= now)?;
+            Some(format!(
+                "the list of revoked certificates {} should have been renewed by {next_at}, and whatever was revoked since is \
+                 accepted: put a new one there (openssl ca -gencrl)",
+                path.display()
+            ))
+        })
     }
 
     /// The certificates that the lists revoke.
@@ -117,7 +134,10 @@ fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErro
     Ok(authorities)
 }
 
-fn read_lists(path: &Path) -> Result<Vec<RevocationList>, TlsError> {
+fn read_lists(
+    path: &Path,
+    authorities: &[CertificateDer<'_>],
+) -> Result<Vec<RevocationList>, TlsError> {
     let lists = CertificateRevocationListDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|source| super::file(path, source))?;
@@ -125,20 +145,57 @@ fn read_lists(path: &Path) -> Result<Vec<RevocationList>, TlsError> {
         let reason = "it holds no list of revoked certificates (openssl ca -gencrl makes one)";
         return Err(refused(path, reason.to_owned()));
     }
-    lists.into_iter().map(|der| read_list(path, der)).collect()
+    lists.into_iter().map(|der| read_list(path, der, authorities)).collect()
 }
 
 fn read_list(
     path: &Path,
     der: CertificateRevocationListDer<'static>,
+    authorities: &[CertificateDer<'_>],
 ) -> Result<RevocationList, TlsError> {
     let Ok((_, list)) = CertificateRevocationList::from_der(&der) else {
         return Err(refused(path, "it is not a list of revoked certificates".to_owned()));
     };
+    // As the handshakes read it.
+    if let Err(error) = webpki::BorrowedCertRevocationList::from_der(&der) {
+        let reason = format!(
+            "a list of revoked certificates has to be of version 2, with extensions, and this one is not ({error:?}): with \
+             openssl ca, set crlnumber, and crl_extensions with authorityKeyIdentifier = keyid, and make it anew"
+        );
+        return Err(refused(path, reason));
+    }
+    if !may_be_signed_by_its_issuer(&list, authorities) {
+        let reason = format!(
+            "the list of revoked certificates of {} is signed by another key than that authority's in client_ca, so that all \
+             its certificates would be refused: make the list with that authority's key (openssl ca -gencrl), or put \
+             the certificate of the key that signed it into client_ca",
+            list.issuer()
+        );
+        return Err(refused(path, reason));
+    }
     let issuer = list.issuer().as_raw();
     let revoked = list.iter_revoked_certificates();
     let revoked = revoked.map(|revoked| identity_id(issuer, revoked.raw_serial())).collect();
-    Ok(RevocationList { der, revoked })
+    let next_at = list.next_update().map(|at| pair::timestamp(at.timestamp()));
+    Ok(RevocationList { der, revoked, next_at })
+}
+
+/// Whether one of the authorities that have the name of a list's issuer signed it. Also where none has, as with the list of an
+/// authority in between, whose certificate clients send; and where the algorithm is not known here.
+fn may_be_signed_by_its_issuer(
+    list: &CertificateRevocationList<'_>,
+    authorities: &[CertificateDer<'_>],
+) -> bool {
+    let parsed = authorities.iter().filter_map(|der| X509Certificate::from_der(der).ok());
+    let mut of_issuer = parsed
+        .map(|(_, authority)| authority)
+        .filter(|authority| authority.subject().as_raw() == list.issuer().as_raw())
+        .peekable();
+    of_issuer.peek().is_none()
+        || of_issuer.any(|authority| {
+            let verified = list.verify_signature(authority.public_key());
+            !matches!(verified, Err(X509Error::SignatureVerificationError))
+        })
 }
 
 fn refused(path: &Path, reason: String) -> TlsError {

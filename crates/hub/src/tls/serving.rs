@@ -8,7 +8,7 @@
 //! by replacing symbolic links (certbot, the secrets of Kubernetes) and lie on network file systems, neither of which those
 //! report reliably, and to look at some files every few seconds costs nothing that could be measured.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -82,6 +82,15 @@ pub(crate) fn faults(config: &Config) -> Vec<TlsError> {
     let authorities = config.acme.as_ref().and_then(|acme| acme.directory_ca.as_deref());
     let authorities = authorities.and_then(|path| pair::chain(path).err());
     faults.into_iter().chain(authorities).collect()
+}
+
+/// What is accepted in the TLS of these settings, and its operator should look at.
+pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let mut content = Content::default();
+    let clients = config.listeners().map(|(listener, _)| listener.client_certificates.as_ref());
+    // Faults are reported by themselves.
+    drop(content.read(&[], clients));
+    content.warnings()
 }
 
 impl Serving {
@@ -166,13 +175,19 @@ impl Serving {
     /// Reloads whenever files have changed, once they rest for an interval: a key is written after its certificate; and as long
     /// as one is of no use, because that may end without another change. Ends only when it is dropped.
     pub(crate) async fn follow_files(self: Arc<Self>, ended: impl Fn(Revoked)) {
-        let mut before = self.stamps().await;
+        let (mut before, mut warnings) = self.look().await;
+        let mut warned = Vec::new();
         // `None` while a file is of no use.
         let mut loaded = Some(before.clone());
         let mut reported = Vec::new();
         loop {
+            for warning in warnings.iter().filter(|warning| !warned.contains(*warning)) {
+                tracing::warn!("{warning}");
+            }
+            warned = warnings;
             tokio::time::sleep(TLS_FILES_POLL).await;
-            let now = self.stamps().await;
+            let now;
+            (now, warnings) = self.look().await;
             if loaded.as_ref() != Some(&now) && now == before {
                 let this = self.clone();
                 match spawn_blocking(move || this.reload()).await {
@@ -191,10 +206,15 @@ impl Serving {
         }
     }
 
-    async fn stamps(self: &Arc<Self>) -> Vec<Stamp> {
+    /// The stamps of the files, and the warnings about what they held.
+    async fn look(self: &Arc<Self>) -> (Vec<Stamp>, Vec<String>) {
         let this = self.clone();
         // A network file system may not answer.
-        spawn_blocking(move || this.paths().map(stamp).collect()).await.unwrap_or_default()
+        let look = move || {
+            let content = this.content.lock().unwrap_or_else(PoisonError::into_inner);
+            (this.paths().map(stamp).collect(), content.warnings())
+        };
+        spawn_blocking(look).await.unwrap_or_default()
     }
 
     fn paths(&self) -> impl Iterator<Item = &Path> {
@@ -259,6 +279,14 @@ impl Content {
         let named =
             |pair: &Pair| (pair.names.first().cloned().unwrap_or_default(), pair.expires_at);
         self.pairs.iter().flatten().map(named).collect()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let now = pair::now();
+        // Listeners may share a file.
+        let all: BTreeSet<_> =
+            self.clients.iter().flatten().flat_map(|clients| clients.warnings(now)).collect();
+        all.into_iter().collect()
     }
 
     fn revoked(&self) -> Revoked {
