@@ -173,7 +173,8 @@ fn answers_before_the_stream_arrive_whole_when_all_is_pipelined() {
     let hub = Hub::new();
     let mut client = hub.connect();
     let body = "b".repeat(1 << 20);
-    let post = format!("POST /echo HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let post =
+        format!("POST /echo HTTP/1.1\r\nHost: hub\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let mut writer = client.try_clone().unwrap();
     let writing = std::thread::spawn(move || write(&mut writer, &format!("{post}{GET}{GET}")));
     let read = read_until(&mut client, "event: hello\n\n\r\n");
@@ -188,7 +189,7 @@ fn answers_before_the_stream_arrive_whole_when_all_is_pipelined() {
 fn bytes_pipelined_behind_a_stream_are_dropped_and_counted() {
     let hub = Hub::new();
     let mut client = hub.connect();
-    write(&mut client, &format!("{GET}GET /who HTTP/1.1\r\nHost: h\r\n\r\n"));
+    write(&mut client, &format!("{GET}GET /who HTTP/1.1\r\n\r\n"));
     read_until(&mut client, "event: hello\n\n\r\n");
     assert_eq!(hub.counts().pipelined_bytes_dropped, 21);
     hub.world.plane.close(hub.opened(), None, CloseReason::Ended);
@@ -285,10 +286,10 @@ fn a_half_closed_client_is_still_answered() {
 fn a_head_past_its_bounds_is_answered_431() {
     let hub = Hub::new();
     for head in [
-        format!("GET /who HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101)),
-        format!("GET /who HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(64 * 1024)),
+        format!("GET /who HTTP/1.1\r\nHost: hub\r\n{}\r\n", "a: b\r\n".repeat(101)),
+        format!("GET /who HTTP/1.1\r\nHost: hub\r\na: {}\r\n\r\n", "b".repeat(64 * 1024)),
         // A head that arrived by one read was served up to twice the bound.
-        format!("GET /who HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(40_000)),
+        format!("GET /who HTTP/1.1\r\nHost: hub\r\na: {}\r\n\r\n", "b".repeat(40_000)),
         head_of(32 * 1024 + 1),
     ] {
         let mut client = hub.connect();
@@ -303,8 +304,8 @@ fn a_head_past_its_bounds_is_answered_431() {
 
 /// A head of exactly so many bytes.
 fn head_of(bytes: usize) -> String {
-    let rest = "GET /who HTTP/1.1\r\na: \r\n\r\n".len();
-    format!("GET /who HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(bytes - rest))
+    let rest = "GET /who HTTP/1.1\r\nHost: hub\r\na: \r\n\r\n".len();
+    format!("GET /who HTTP/1.1\r\nHost: hub\r\na: {}\r\n\r\n", "b".repeat(bytes - rest))
 }
 
 #[test]
@@ -318,7 +319,10 @@ fn a_drain_finishes_what_is_in_flight_and_leaves_streams_to_the_plane() {
     let addr = idle.local_addr().unwrap().to_string();
     read_until(&mut idle, &addr);
     let mut posting = hub.connect();
-    write(&mut posting, "POST /echo HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
+    write(
+        &mut posting,
+        "POST /echo HTTP/1.1\r\nHost: hub\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",
+    );
     // The handler has begun when it reads the body.
     assert_eq!(read_until(&mut posting, "\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
     let addr = hub.addr;

@@ -150,6 +150,13 @@ impl Model {
         if command.rollout.is_some() && waiting > 0 {
             *command.counts.entry(DeliveryState::Queued).or_default() += waiting;
         }
+        // What its sender wrote of others, and what counts them, is for the sender, who is none of these readers.
+        command.select = None;
+        if let Some(rollout) = command.rollout.as_mut().filter(|_| command.total < row.head.total) {
+            (rollout.batch, rollout.batches) = (0, 0);
+            let by_rule = rollout.reason.as_mut().filter(|why| *why != "an operator aborted it");
+            by_rule.into_iter().for_each(|why| "too many have failed".clone_into(why));
+        }
         let terminal = command.counts.iter().filter(|(state, _)| state.is_terminal());
         command.done = terminal.map(|(_, count)| count).sum::<u64>() >= command.total;
         (command.total > 0).then_some(command)
