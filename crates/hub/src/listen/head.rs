@@ -21,16 +21,14 @@ pub(super) fn refusal<B>(request: &Request<B>, bytes_max: usize) -> Option<Respo
     too_large(request, bytes_max)
 }
 
-/// Whether a request of HTTP/1 has another coding than chunked once (RFC 9112, section 6.1), several hosts, or none though it is of
-/// HTTP/1.1 (section 3.2). Older clients send none.
+/// Whether a request of HTTP/1 has another coding than chunked once (RFC 9112, section 6.1), or several hosts (section 3.2). One
+/// without a host can be read in one way only, and clients that somebody wrote for an appliance send none, so it is served.
 fn is_ambiguous<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let codings_fit = codings.next().is_none_or(is_chunked) && codings.next().is_none();
-    let hosts = headers.get_all(header::HOST).iter().count();
-    let hosts_fit = hosts == 1 || hosts == 0 && request.version() < Version::HTTP_11;
-    !codings_fit || !hosts_fit
+    !codings_fit || headers.get_all(header::HOST).iter().nth(1).is_some()
 }
 
 /// 431, if the head is longer than `bytes_max`. The answer to a target that is too long by itself is another one (414),
