@@ -26,7 +26,7 @@ use bellwire_proto::{DeviceId, Json, Seq};
 use crate::ids::RequestId;
 use crate::io::Send;
 use crate::record::{
-    BatchMark, ChunkRange, CommandHead, JobRecord, RolloutRecord, TargetQuery, TxnId,
+    BatchMark, ChunkRange, CommandHead, JobRecord, RolloutRecord, TargetChunk, TargetQuery, TxnId,
 };
 use crate::rollout::Rollout;
 use crate::time::{Instant, LOAD_RETRY, earliest};
@@ -139,7 +139,7 @@ pub(crate) enum StepKind {
     /// A command to few is stored, with all its deliveries.
     Store { request: RequestId, send: Box<Send>, random: [u8; 10] },
     /// The first targets of a chunk of a command to many get their deliveries; the rest of it does not yet.
-    Expand { command: Seq, data: Json, canary: bool, rest: Vec<DeviceId> },
+    Expand { command: Seq, data: Json, rest: TargetChunk },
 }
 
 /// What is to be looked up next for the jobs.

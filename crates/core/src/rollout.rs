@@ -124,7 +124,8 @@ impl Rollout {
         let RolloutCounts { ended, failed, .. } = self.counts;
         if let Some(rule) = self.record.plan.abort.as_ref().filter(|r| r.is_met(failed, ended)) {
             let cancel = rule.cancel;
-            self.abort(format!("{failed} of {ended} that ended have failed"), now.instant);
+            // Its states need not be failures.
+            self.abort(format!("{failed} of {ended} ended in a state that aborts it"), now.instant);
             return Some(Decision::Abort { cancel });
         }
         if self.expanded == self.total && ended >= self.total {
@@ -326,6 +327,19 @@ mod tests {
         assert_eq!(rollout.decide(CALENDAR, at(90)), None);
         rollout.pause(false);
         assert_eq!(rollout.decide(CALENDAR, at(90)), Some(Decision::Begin));
+    }
+
+    #[test]
+    fn a_last_delivery_that_meets_the_abort_rule_ends_it_as_aborted() {
+        let plan = r#"{"batch":2,"abort":{"percent":50,"states":["succeeded"]}}"#;
+        let mut rollout = rollout(plan, 2, 0);
+        assert_eq!(rollout.decide(CALENDAR, at(0)), Some(Decision::Begin));
+        rollout.expanded(2);
+        end(&mut rollout, 1, DeliveryState::Succeeded);
+        end(&mut rollout, 1, DeliveryState::Expired);
+        assert_eq!(rollout.decide(CALENDAR, at(1)), Some(Decision::Abort { cancel: false }));
+        let reason = rollout.record.reason.as_deref();
+        assert_eq!(reason, Some("1 of 2 ended in a state that aborts it"));
     }
 
     #[test]

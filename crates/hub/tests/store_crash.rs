@@ -67,7 +67,11 @@ fn key(key: &str, seq: u64, expires: Instant) -> Change {
 }
 
 fn targets(names: &[&str]) -> TargetChunk {
-    TargetChunk { devices: names.iter().map(|name| device(name)).collect(), canary: false }
+    TargetChunk {
+        devices: names.iter().map(|name| device(name)).collect(),
+        canary: false,
+        registered: true,
+    }
 }
 
 /// The rollout once this batch of one target has begun.

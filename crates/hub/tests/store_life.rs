@@ -200,7 +200,7 @@ fn commands(kit: &Kit) -> Vec<u64> {
 fn a_command_whose_rollout_has_not_begun_is_retained_however_old_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let kit = Kit::open(dir.path());
-    let chunk = || TargetChunk { devices: vec![device("a")], canary: false };
+    let chunk = || TargetChunk { devices: vec![device("a")], canary: false, registered: false };
     let paused = RolloutRecord { state: RolloutState::Paused, ..rollout(1) };
     let aborted = RolloutRecord { state: RolloutState::Aborted, ..rollout(1) };
     let done = RolloutRecord { state: RolloutState::Done, batch: 1, begun: 1, ..rollout(1) };

@@ -146,6 +146,8 @@ fn a_command_to_many_is_found_with_its_targets_and_what_is_live_of_it() {
     let chunk = |names: &[&str]| TargetChunk {
         devices: names.iter().map(|n| device(n)).collect(),
         canary: false,
+        // Which does not make them canaries.
+        registered: names == ["c", "d"],
     };
     kit.commit(vec![
         put_command_to_many(1, 4),

@@ -238,8 +238,9 @@ fn a_change() -> impl Strategy<Value = Change> {
         1 => (name(), 0..3u64).prop_map(|(n, queued)| put_queued(n, queued)),
         1 => (1..=SEQS, any::<bool>()).prop_map(|(seq, force)| Change::PutCancel(Seq::new(seq), force)),
         1 => (1..=SEQS).prop_map(|seq| Change::DeleteCancel(Seq::new(seq))),
-        1 => (1..=SEQS, name()).prop_map(|(seq, n)| {
-            Change::PutTargets(Seq::new(seq), TargetChunk { devices: vec![device(n), device("z")], canary: false })
+        1 => (1..=SEQS, name(), any::<[bool; 2]>()).prop_map(|(seq, n, [canary, registered])| {
+            let devices = vec![device(n), device("z")];
+            Change::PutTargets(Seq::new(seq), TargetChunk { devices, canary, registered })
         }),
         1 => (1..=SEQS, name()).prop_map(|(seq, n)| Change::DeleteTargets(Seq::new(seq), device(n))),
         1 => (1..=SEQS, 1..=SEQS).prop_map(|(stage, seq)| {

@@ -44,15 +44,24 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    /// Whether what it finds is registered; on an open hub, what is named need not be.
+    fn finds_registered(&self, creates_on_sight: bool) -> bool {
+        let TargetQuery { select, scope, named, ended, .. } = &*self.query;
+        let selects = select.is_some() || scope.is_some();
+        selects || (named.is_none() && ended.is_none()) || !creates_on_sight
+    }
+
     /// Whole chunks of what was found, if it is more than one; with `all` also what remains.
-    pub(crate) fn take_chunks(&mut self, all: bool) -> Vec<TargetChunk> {
+    pub(crate) fn take_chunks(&mut self, all: bool, creates_on_sight: bool) -> Vec<TargetChunk> {
+        let registered = self.send.1.rollout.is_some() && self.finds_registered(creates_on_sight);
         let mut chunks = Vec::new();
         let least = if all { 1 } else { COMMAND_DEVICES_AT_ONCE + 1 };
         for canary in [true, false] {
             let found = if canary { &mut self.canaries } else { &mut self.found };
             while found.len() >= least {
                 let rest = found.split_off(found.len().min(CHUNK_DEVICES));
-                let chunk = TargetChunk { devices: std::mem::replace(found, rest), canary };
+                let devices = std::mem::replace(found, rest);
+                let chunk = TargetChunk { devices, canary, registered };
                 self.staged += chunk.devices.len() as u64;
                 self.staged_canaries += if canary { chunk.devices.len() as u64 } else { 0 };
                 self.chunks.extend(chunk.range());

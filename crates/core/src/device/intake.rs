@@ -26,6 +26,8 @@ pub(crate) struct DeliveryRule {
     pub(crate) end: Option<EndAtOnce>,
     /// Of a rollout: the batch, and until when it must be accepted.
     pub(crate) batch: Option<(BatchMark, Instant)>,
+    /// They were registered when the command was stored: one that is not was removed.
+    pub(crate) registered: bool,
     /// With a window: from when on that is open. It is the same for all.
     pub(crate) opening: Option<Timestamp>,
 }
@@ -124,6 +126,9 @@ impl Device {
             if end == EndAtOnce::Aborted {
                 live.record.outcome.error = Some(ErrorInfo::of("aborted"));
             }
+        } else if rule.registered && !self.known {
+            // As with those that it has when it is removed.
+            live.transition(DeliveryState::Cancelled, txn.now);
         } else if self.ensure_known(txn).is_err() {
             self.reject(&mut live, Code::UnknownDevice, txn);
         } else if self.queue_is_full(txn) {

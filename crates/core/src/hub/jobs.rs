@@ -80,7 +80,11 @@ impl Hub {
         let total = devices.len() as u64;
         let chunks: Vec<TargetChunk> = devices
             .chunks(CHUNK_DEVICES)
-            .map(|devices| TargetChunk { devices: devices.to_vec(), canary: false })
+            .map(|devices| TargetChunk {
+                devices: devices.to_vec(),
+                canary: false,
+                registered: false,
+            })
             .collect();
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
         let head = store_command(&send, total, random, &mut txn);
@@ -135,16 +139,16 @@ impl Hub {
         let ranges = step.devices.first().cloned().zip(step.devices.last().cloned());
         let Some((first, last)) = ranges else { return };
         let mut txn = TxnBuilder::new(now, &self.txns, &mut self.ctx);
-        let (head, data, online_only, end, batch) = match step.kind {
+        let (head, data, online_only, end, batch, registered) = match step.kind {
             StepKind::Store { request, send, random } => {
                 let head = store_command(&send, step.devices.len() as u64, random, &mut txn);
                 txn.audit_command(request, head.id);
                 put_key(&send, &head, &mut txn);
                 txn.reply(request, Answer::Command(head.id));
                 let online_only = is_online_only(&send);
-                (head, send.data, online_only, None, None)
+                (head, send.data, online_only, None, None, false)
             }
-            StepKind::Expand { command, data, canary, rest } => {
+            StepKind::Expand { command, data, rest } => {
                 let (number, count) = (txn.id(), step.devices.len() as u64);
                 let commands = &mut txn.ctx.commands;
                 // A rollout may have been paused meanwhile.
@@ -152,21 +156,21 @@ impl Hub {
                     commands.chunk_deferred(command, &first);
                     return self.unpin(id, &step.devices, now);
                 }
-                let rest = TargetChunk { devices: rest, canary };
                 let found = commands.chunk_expanded(command, &first, count, rest.range(), number);
                 let Some(Expansion { head, online_only, end, batch }) = found else {
                     return self.unpin(id, &step.devices, now);
                 };
+                let registered = rest.registered;
                 txn.change(Change::DeleteTargets(command, first.clone()));
                 if !rest.devices.is_empty() {
                     txn.change(Change::PutTargets(command, rest));
                 }
-                (head, data, online_only, end, batch)
+                (head, data, online_only, end, batch, registered)
             }
         };
         let window = head.window.as_deref().filter(|_| end.is_none());
         let opening = window.map(|w| txn.ctx.config.calendar.awaited(w, now.wall));
-        let rule = DeliveryRule { online_only, end, batch, opening };
+        let rule = DeliveryRule { online_only, end, batch, registered, opening };
         let committed = self.txns.committed();
         for device in &step.devices {
             if let Some(device) = self.devices.get_mut(device) {
@@ -236,13 +240,15 @@ impl Hub {
         now: Now,
     ) {
         match found.filter(|(chunk, _)| chunk.devices.first() == Some(&first)) {
-            Some((TargetChunk { mut devices, canary }, data)) => {
+            Some((mut rest, data)) => {
                 let may = usize::try_from(self.ctx.commands.may_expand(command));
-                let rest = devices.split_off(may.unwrap_or(usize::MAX).min(devices.len()));
+                let may = may.unwrap_or(usize::MAX).min(rest.devices.len());
+                let behind = rest.devices.split_off(may);
+                let devices = std::mem::replace(&mut rest.devices, behind);
                 if devices.is_empty() {
                     return self.ctx.commands.chunk_deferred(command, &first);
                 }
-                let kind = StepKind::Expand { command, data, canary, rest };
+                let kind = StepKind::Expand { command, data, rest };
                 self.begin_step(kind, devices, now);
             }
             // The store contradicts itself: it is read again, later.

@@ -44,7 +44,7 @@ impl Hub {
         if !more && few {
             return self.store_for_few(selection, now);
         }
-        let chunks = selection.take_chunks(!more);
+        let chunks = selection.take_chunks(!more, self.ctx.creates_on_sight());
         if !more && let Some(problem) = refusal(&selection) {
             return self.give_up_search(selection, problem, now);
         }

@@ -13,6 +13,8 @@ pub struct TargetChunk {
     pub devices: Vec<DeviceId>,
     /// Of a rollout: they are of its first batch.
     pub canary: bool,
+    /// Of a rollout: all of them were registered when it was stored, so that one which is not any more was removed.
+    pub registered: bool,
 }
 
 impl TargetChunk {

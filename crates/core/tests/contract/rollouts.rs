@@ -1,9 +1,11 @@
 //! Section 3: rollouts, as far as others notice them. When a batch begins is tested beside the rules, in `rollout.rs`.
 
-use bellwire_core::{Answer, RequestId, RolloutOp, Send};
+use bellwire_core::record::TargetQuery;
+use bellwire_core::{Answer, Config, RequestId, RolloutOp, Send, Target};
 use bellwire_proto::limits::{COMMAND_DEVICES_AT_ONCE, ROLLOUTS_MAX};
 use bellwire_proto::{
-    Code, CommandId, Members, Problem, Report, ReportState, RolloutPlan, RolloutState,
+    Code, CommandId, DeliveryState, Members, Problem, Report, ReportState, RolloutPlan,
+    RolloutState,
 };
 
 use crate::harness::{Harness, device};
@@ -121,4 +123,51 @@ fn rollouts_that_last_long_refuse_no_other_command_and_no_cancel() {
     harness.send_to(&["a", "b"], in_batches_of_one);
     assert!(harness.cancel(rollouts[1], false).unwrap(), "a paused one is cancelled");
     harness.send_to(&["a", "b"], in_batches_of_one);
+}
+
+type ToTargets = fn(&mut Send);
+
+/// On an open hub it came into being again, without its labels; on a closed one it counted as a failure.
+#[test]
+fn a_device_that_was_removed_before_its_batch_begins_is_no_failure_and_does_not_come_back() {
+    let by_selector = |send: &mut Send| {
+        let query = TargetQuery { select: Some("site".parse().unwrap()), ..TargetQuery::default() };
+        send.target = Target::Found(Box::new(query));
+    };
+    let all = |send: &mut Send| send.target = Target::Found(Box::default());
+    let named = |_: &mut Send| {};
+    let targets: [(bool, ToTargets); 4] =
+        [(true, by_selector), (true, all), (false, all), (false, named)];
+    for (create_on_sight, target) in targets {
+        let config = || Config { create_on_sight, ..Config::default() };
+        let mut harness = Harness::with(config());
+        ["a", "b", "c"].iter().for_each(|name| harness.register(name, &[("site", "lyon")]));
+        let command = harness.send_to(&["a", "b", "c"], |send| {
+            let plan = br#"{"batch":1,"abort":{"percent":1}}"#;
+            let plan = RolloutPlan::take(&mut Members::parse(plan).unwrap()).unwrap();
+            send.rollout = Some(Box::new(plan));
+            target(send);
+        });
+        assert!(matches!(harness.delete("b"), Answer::Done));
+        harness.restart_with(config());
+        harness.report("a", command, ReportState::Succeeded);
+        harness.report("c", command, ReportState::Succeeded);
+        assert_eq!(state(&harness, command), RolloutState::Done);
+        let disk = &harness.store.disk;
+        let row = disk.deliveries.values().find(|row| row.device == device("b")).unwrap();
+        // As with the deliveries that it has when it is removed.
+        assert_eq!((row.state, &row.outcome.error), (DeliveryState::Cancelled, &None));
+        assert!(!disk.devices.contains_key(&device("b")), "it stays removed");
+    }
+}
+
+#[test]
+fn devices_that_a_rollout_names_come_into_being_on_an_open_hub_with_their_batch() {
+    let mut harness = Harness::new();
+    let command = harness.send_to(&["a", "b"], in_batches_of_one);
+    assert!(!harness.store.disk.devices.contains_key(&device("b")), "not before");
+    harness.report("a", command, ReportState::Succeeded);
+    harness.report("b", command, ReportState::Succeeded);
+    assert_eq!(state(&harness, command), RolloutState::Done);
+    assert!(harness.store.disk.devices.contains_key(&device("b")));
 }

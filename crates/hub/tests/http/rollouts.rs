@@ -117,7 +117,7 @@ fn too_many_failures_abort_a_rollout_and_cancel_what_is_under_way() {
     hub.until(|| command(&hub, &id)["done"] == true);
     let shown = command(&hub, &id);
     assert_eq!(shown["rollout"]["state"], "aborted");
-    assert_eq!(shown["rollout"]["reason"], "1 of 2 that ended have failed");
+    assert_eq!(shown["rollout"]["reason"], "1 of 2 ended in a state that aborts it");
     assert_eq!(shown["counts"], json!({"failed": 1, "succeeded": 1, "cancelled": 4}));
 }
 

@@ -48,7 +48,8 @@ pub(super) fn answer(connection: &Connection, load: &Load) -> Result<Loaded> {
             )?;
             let chunk = statement
                 .query_row(params![int(seq.get()), first.as_str()], |row| {
-                    Ok(TargetChunk { devices: rows::devices(row, 0)?, canary: row.get(1)? })
+                    let (canary, registered) = rows::chunk_marks(row, 1)?;
+                    Ok(TargetChunk { devices: rows::devices(row, 0)?, canary, registered })
                 })
                 .optional()?;
             Loaded::Targets(*seq, first.clone(), chunk.zip(data(connection, *seq)?))

@@ -109,7 +109,7 @@ fn jobs(connection: &Connection) -> Result<Vec<JobRecord>> {
     while let Some(row) = found.next()? {
         let (first, last) = (rows::device_id(row, 1)?, rows::device_id(row, 2)?);
         if let Some(job) = jobs.get_mut(&seq(row, 0)?) {
-            let (targets, canary) = (rows::uint(row, 3)?, row.get(4)?);
+            let (targets, canary) = (rows::uint(row, 3)?, rows::chunk_marks(row, 4)?.0);
             job.chunks.push(ChunkRange { first, last, targets, canary });
         }
     }

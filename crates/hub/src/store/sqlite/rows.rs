@@ -11,7 +11,7 @@ use std::time::Duration;
 use bellwire_core::Instant;
 use bellwire_core::record::{
     BatchMark, CommandHead, CommandRecord, DeliveryRecord, DeviceRecord, IdempotencyKey,
-    IdempotencyRecord, Seen,
+    IdempotencyRecord, Seen, TargetChunk,
 };
 use bellwire_proto::{
     CommandId, DeliveryState, DeviceId, ErrorInfo, Json, Labels, Outcome, Progress, Seq, Timestamp,
@@ -287,6 +287,17 @@ fn span(span: Duration) -> i64 {
 }
 
 /// A number that is never below zero.
+/// The column `canary` of a chunk of targets: 1 for canaries, and 2 more if all were registered when the command was stored.
+pub(super) fn chunk_marks_number(chunk: &TargetChunk) -> i64 {
+    i64::from(chunk.canary) | (i64::from(chunk.registered) << 1)
+}
+
+/// Whether they are canaries, and whether all were registered.
+pub(super) fn chunk_marks(row: &Row<'_>, at: usize) -> Result<(bool, bool)> {
+    let marks: i64 = row.get(at)?;
+    Ok((marks & 1 != 0, marks & 2 != 0))
+}
+
 pub(super) fn uint(row: &Row<'_>, at: usize) -> Result<u64> {
     let number: i64 = row.get(at)?;
     u64::try_from(number).map_err(|_| Error::IntegralValueOutOfRange(at, number))

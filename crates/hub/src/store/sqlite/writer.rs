@@ -347,7 +347,7 @@ impl Statements<'_> {
             first.as_str(),
             last.as_str(),
             names.join("\n"),
-            chunk.canary,
+            rows::chunk_marks_number(chunk),
             int(names.len() as u64),
         ])
     }
