@@ -415,21 +415,23 @@ impl Disk {
         }
     }
 
+    /// A delivery that waits for its window is due at two times: when that opens, and when it expires.
     fn load_due(&self, now: Now, max: usize) -> Loaded {
         let all = || self.deliveries.values();
-        let mut due: Vec<_> = all().filter(|row| is_due(row, now)).collect();
-        due.sort_by_key(|row| {
-            let scheduled = row.scheduled_at.is_some();
-            (scheduled, row.due_at(), row.scheduled_at, row.device.clone(), row.head.seq)
-        });
-        due.truncate(max);
-        let listed = |row: &DeliveryRecord| due.iter().any(|listed| std::ptr::eq(*listed, row));
-        let others = || all().filter(|row| !listed(row));
-        let (next, next_scheduled) = (
-            others().filter_map(DeliveryRecord::due_at).min(),
-            others().filter_map(|row| row.scheduled_at).min(),
-        );
-        let rows = due.iter().map(|row| (row.device.clone(), row.head.seq)).collect();
+        let mut by_due: Vec<_> = all().filter_map(|row| Some((row.due_at()?, row))).collect();
+        by_due.sort_by_key(|(at, row)| (*at, row.device.clone(), row.head.seq));
+        let due = by_due.iter().take_while(|(at, _)| *at <= now.instant).take(max).count();
+        let next = by_due.get(due).map(|(at, _)| *at);
+
+        let mut by_clock: Vec<_> = all().filter_map(|row| Some((row.scheduled_at?, row))).collect();
+        by_clock.sort_by_key(|(at, row)| (*at, row.device.clone(), row.head.seq));
+        let scheduled = by_clock.iter().take_while(|(at, _)| *at <= now.wall);
+        let scheduled = scheduled.take(max - due).count();
+        let next_scheduled = by_clock.get(scheduled).map(|(at, _)| *at);
+
+        let rows = by_due.iter().take(due).map(|(_, row)| row);
+        let rows = rows.chain(by_clock.iter().take(scheduled).map(|(_, row)| row));
+        let rows = rows.map(|row| (row.device.clone(), row.head.seq)).collect();
         Loaded::Due { rows, next, next_scheduled }
     }
 
@@ -459,11 +461,6 @@ impl Disk {
         }
         page
     }
-}
-
-fn is_due(row: &DeliveryRecord, now: Now) -> bool {
-    row.due_at().is_some_and(|at| at <= now.instant)
-        || row.scheduled_at.is_some_and(|at| at <= now.wall)
 }
 
 /// A name before all others: `-` sorts first among the characters of a name.
