@@ -210,7 +210,7 @@ fn of_an_admins_command_that_is_seen_in_part_nothing_else_is_shown() {
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
     });
     let seen_by_admin = closed.admin(&whole, "");
-    assert_eq!(seen_by_admin["rollout"]["reason"], "1 of 1 that ended have failed");
+    assert_eq!(seen_by_admin["rollout"]["reason"], "1 of 1 ended in a state that aborts it");
     assert_eq!(seen_by_admin["rollout"]["batches"], 2);
     assert!(seen_by_admin["select"].as_str().unwrap().contains(MARK), "{seen_by_admin}");
 
@@ -224,7 +224,7 @@ fn of_an_admins_command_that_is_seen_in_part_nothing_else_is_shown() {
     let listed = list["items"].as_array().unwrap().iter().find(|item| item["id"] == command);
     let shown = [closed.ask(&fleet.operator, &whole, "").json(), listed.unwrap().clone(), done];
     let part =
-        json!({"state": "aborted", "batch": 0, "batches": 0, "reason": "too many have failed"});
+        json!({"state": "aborted", "batch": 0, "batches": 0, "reason": "too many ended in a state that aborts it"});
     for shown in shown {
         assert_eq!((&shown["total"], &shown["rollout"]), (&json!(1), &part), "{shown}");
         assert_eq!(shown["select"], serde_json::Value::Null, "{shown}");
