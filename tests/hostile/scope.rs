@@ -223,8 +223,7 @@ fn of_an_admins_command_that_is_seen_in_part_nothing_else_is_shown() {
     let list = closed.ask(&fleet.operator, "GET /v1/commands", "").json();
     let listed = list["items"].as_array().unwrap().iter().find(|item| item["id"] == command);
     let shown = [closed.ask(&fleet.operator, &whole, "").json(), listed.unwrap().clone(), done];
-    let part =
-        json!({"state": "aborted", "batch": 0, "batches": 0, "reason": "too many ended in a state that aborts it"});
+    let part = json!({"state": "aborted", "batch": 0, "batches": 0, "reason": "too many ended in a state that aborts it"});
     for shown in shown {
         assert_eq!((&shown["total"], &shown["rollout"]), (&json!(1), &part), "{shown}");
         assert_eq!(shown["select"], serde_json::Value::Null, "{shown}");

@@ -75,7 +75,11 @@ impl RolloutRecord {
     /// The same for a reader who sees a part of its devices: without the numbers, which count the others too.
     pub fn to_rollout_of_part(&self) -> Rollout {
         let by_operator = self.reason.as_deref() == Some(ABORTED_BY_OPERATOR);
-        let reason = if by_operator { ABORTED_BY_OPERATOR } else { "too many ended in a state that aborts it" };
+        let reason = if by_operator {
+            ABORTED_BY_OPERATOR
+        } else {
+            "too many ended in a state that aborts it"
+        };
         let reason = self.reason.is_some().then(|| reason.to_owned());
         Rollout { state: self.state, batch: 0, batches: 0, reason }
     }

@@ -155,7 +155,9 @@ impl Model {
         if let Some(rollout) = command.rollout.as_mut().filter(|_| command.total < row.head.total) {
             (rollout.batch, rollout.batches) = (0, 0);
             let by_rule = rollout.reason.as_mut().filter(|why| *why != "an operator aborted it");
-            by_rule.into_iter().for_each(|why| "too many ended in a state that aborts it".clone_into(why));
+            by_rule
+                .into_iter()
+                .for_each(|why| "too many ended in a state that aborts it".clone_into(why));
         }
         let terminal = command.counts.iter().filter(|(state, _)| state.is_terminal());
         command.done = terminal.map(|(_, count)| count).sum::<u64>() >= command.total;
