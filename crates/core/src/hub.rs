@@ -1,9 +1,9 @@
 //! The hub: what may happen to it, and what is to be done. The page of [`Hub`] lists the classes of its
 //! methods.
 //!
-//! Here is the interface alone. How a device comes into memory and leaves it is in
-//! `hub/memory.rs`, a send in `hub/sends.rs`, what is done for commands to many in `hub/jobs.rs`; the decisions themselves are in `device.rs` and its
-//! submodules.
+//! Here is the interface alone, but for what the store reports (`hub/stored.rs`) and schedules (`hub/schedules.rs`). How a
+//! device comes into memory and leaves it is in `hub/memory.rs`, a send in `hub/sends.rs`, what is done for commands to many in
+//! `hub/jobs.rs`; the decisions themselves are in `device.rs` and its submodules.
 //!
 //! **Bounds.** Every entry of `devices`, `cancels` and `keys` belongs to an open request, a stream
 //! or a step, so their number is bounded by the connections that the driver admits and by
@@ -19,6 +19,7 @@ mod rollouts;
 mod schedules;
 mod selections;
 mod sends;
+mod stored;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -36,11 +37,10 @@ use crate::ids::{RequestId, SessionId};
 use crate::io::{
     Answer, Footprint, Listen, NewSend, Output, Poll, Presence, RolloutOp, Send, Target,
 };
-
-use crate::record::{AuditRecord, Change, Committed, Load, Loaded};
+use crate::record::{AuditRecord, Change, Load};
 use crate::schedule::{self, Schedules};
 use crate::time::{Instant, Now, earliest};
-use crate::txn::{TxnBuilder, TxnQueue, bye};
+use crate::txn::{TxnBuilder, TxnQueue};
 
 /// Deliveries that are looked up at once because they are due.
 const DUE_ROWS_MAX: usize = 512;
@@ -409,103 +409,6 @@ impl Hub {
         let outcome = txn.finish(&mut self.txns);
         self.end_call(outcome, now);
         self.finish_call(now);
-    }
-
-    // --- What the store reports ---
-
-    /// A transaction is on disk: what it withheld is released.
-    pub fn handle_committed(&mut self, committed: Committed, now: Now) {
-        if self.failed {
-            return;
-        }
-        self.txns.commit(committed.0);
-        while let Some(pending) = self.txns.release(&mut self.ctx) {
-            if let Some(key) = &pending.key {
-                self.keys.committed(key);
-            }
-            for device in pending.devices.iter() {
-                self.device_committed(device, now);
-            }
-            pending.revoked.into_iter().for_each(|revoked| self.end_revoked(revoked, now));
-            if let Some(token) = pending.token {
-                self.forget_token_if_idle(token);
-            }
-        }
-        self.finish_call(now);
-    }
-
-    /// The answer to a [`Output::Load`].
-    pub fn handle_loaded(&mut self, loaded: Loaded, now: Now) {
-        if self.failed {
-            return;
-        }
-        match loaded {
-            Loaded::Device(loaded) => self.device_loaded(*loaded, now),
-            Loaded::Queue(device, page) => {
-                self.with_device(&device, now, |device, _| device.queue_loaded(Some(page), now));
-            }
-            Loaded::Deliveries(device, rows) => {
-                self.with_device(&device, now, |device, txn| device.due_loaded(Some(rows), txn));
-            }
-            Loaded::Live(device, rows) => {
-                self.with_device(&device, now, |device, txn| device.live_loaded(Some(rows), txn));
-            }
-            Loaded::Data(device, seq, data) => {
-                self.with_device(&device, now, |device, _| device.data_loaded(seq, data, now));
-            }
-            Loaded::Delivery(device, command, found) => {
-                let found = found.map(|record| *record);
-                self.with_device(&device, now, |d, txn| d.looked_up(command, found, txn));
-            }
-            Loaded::Command(command, found) => self.command_loaded(command, found, now),
-            Loaded::Targets(command, first, found) => {
-                self.targets_loaded(command, first, found, now);
-            }
-            Loaded::Found(request, page) => self.targets_found(request, page, now),
-            Loaded::LiveOf(command, devices) => self.live_of_loaded(command, devices, now),
-            Loaded::Unknown(request, unknown) => self.unknown_loaded(request, unknown, now),
-            Loaded::Idempotency(key, found) => self.key_loaded(&key, found, now),
-            Loaded::Token(token, found) => self.token_loaded(token, found, now),
-            Loaded::Due { rows, next, next_scheduled } => {
-                self.due_loaded(rows, next, next_scheduled, now);
-            }
-            Loaded::Delivered(device, page) => {
-                self.with_device(&device, now, |device, txn| device.replay(page, txn));
-            }
-            Loaded::Failed(load) => self.load_failed(load, now),
-        }
-        self.finish_call(now);
-    }
-
-    /// The store will commit nothing more: what waits for it, and every later request, is refused
-    /// with `store_unavailable`.
-    pub fn handle_store_failed(&mut self, now: Now) {
-        self.failed = true;
-        self.abandon_devices(now);
-        let mut refused: BTreeSet<RequestId> =
-            self.ctx.waiting.drain().map(|(request, _)| request).collect();
-        for output in self.txns.abandon() {
-            match output {
-                Output::Reply(request, _) => drop(refused.insert(request)),
-                // These streams are forgotten already; nobody else would end them.
-                Output::Close { .. } => self.ctx.outputs.push_back(output),
-                _ => {}
-            }
-        }
-        refused.extend(self.keys.abandon());
-        refused.extend(self.cancels.drain().flat_map(|(_, waiting)| waiting).map(|(r, _)| r));
-        refused.extend(self.unchecked.drain().map(|(request, _)| request));
-        refused.extend(self.ctx.commands.abandon());
-        refused.extend(self.ctx.grants.abandon());
-        self.ctx.schedules.abandon();
-        self.run_scopes.clear();
-        refused.into_iter().for_each(|request| self.ctx.refuse(request, store_unavailable()));
-        self.timers.clear();
-        let sessions: BTreeSet<SessionId> = self.ctx.sessions.drain().map(|(id, _)| id).collect();
-        for session in sessions {
-            let bye = bye(ByeReason::Rotate, self.ctx.random.next_unit());
-            self.ctx.outputs.push_back(Output::Close { session, bye });
-        }
     }
 
     // --- Time and the end ---
