@@ -12,10 +12,17 @@ use rustix::process::{Pid, Signal};
 /// The program with these arguments, and nothing of what whoever runs the tests has set for it.
 pub fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
-    command.args(args).env("NO_PROXY", "127.0.0.1");
-    for variable in ["BELLWIRE_HUB", "BELLWIRE_TOKEN", "BELLWIRE_CONTEXT", "BELLWIRE_TOKEN_FILE"] {
-        command.env_remove(variable);
+    command.args(args);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let is_set_for_it = text.starts_with("BELLWIRE_")
+            || text.to_ascii_lowercase().ends_with("_proxy")
+            || text == "XDG_CONFIG_HOME";
+        if is_set_for_it {
+            command.env_remove(&name);
+        }
     }
+    command.env("NO_PROXY", "127.0.0.1");
     command
 }
 

@@ -163,7 +163,7 @@ pub enum Command {
     #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire resume 0190f3c4")]
     Resume(Rollout),
-    /// Abort a rollout: no batch begins any more, and the batches to come are cancelled. What has begun goes on.
+    /// Abort a rollout: no batch begins any more, and the batches to come are cancelled. What has begun goes on, unless it was sent with --abort-cancels.
     #[cfg(feature = "hub")]
     #[command(after_help = "Example:\n  bellwire abort 0190f3c4")]
     Abort(Rollout),
@@ -413,7 +413,7 @@ appliance is not sent, and the exit code is 1.
 ",
     send_to_one!(),
     "
-  bellwire send kiosk-7 update 2.3 --ttl 24h --window '0 2 * * *' --window-for 2h --zone Europe/Paris
+  bellwire send kiosk-7 update 2.3 --ttl 24h --window '0 2 * * *' --window-for 2h --timezone Europe/Paris
   bellwire send -l 'site=lyon,!spare' reboot --dry-run
   bellwire send -l os=deb12 update 2.3 --canary role=canary --batch 10% --abort 20% --wait
   bellwire send --all ping --yes --wait 5m"
@@ -478,7 +478,7 @@ pub struct Send {
     /// The zone in whose local time --window is, by its name in the IANA database [default: UTC].
     #[cfg(feature = "hub")]
     #[arg(long, value_name = "ZONE", requires = "window")]
-    pub zone: Option<String>,
+    pub timezone: Option<String>,
     /// To many appliances: not in the small program.
     #[cfg(feature = "hub")]
     #[command(flatten)]

@@ -21,8 +21,8 @@ pub(crate) async fn change(args: Rollout, change: RolloutChange, form: Form) -> 
             RolloutChange::Resume => format!("follow it with: bellwire watch {id}"),
             RolloutChange::Abort if command.done => "all of it has ended".to_owned(),
             RolloutChange::Abort => format!(
-                "the batches to come are cancelled; the one that had begun goes on, also where an appliance is offline and connects \
-                 later; stop that too with: bellwire cancel {id}"
+                "the batches to come are cancelled. What had begun goes on, also where an appliance is offline and connects later, \
+                 unless it was sent with --abort-cancels; stop it too with: bellwire cancel {id}"
             ),
         });
     }

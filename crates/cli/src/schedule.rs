@@ -3,9 +3,7 @@
 use std::pin::pin;
 
 use anyhow::Context as _;
-use bellwire_proto::{
-    Json, Missed, Overlap, Schedule, SchedulePlan, ScheduleTarget, Seconds, Timestamp,
-};
+use bellwire_proto::{Missed, Overlap, Schedule, SchedulePlan, ScheduleTarget, Seconds, Timestamp};
 use futures_util::TryStreamExt;
 
 use crate::args::{
@@ -14,7 +12,7 @@ use crate::args::{
 use crate::connect;
 use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form};
-use crate::send::begins_like_json;
+use crate::send::data_as_json;
 
 pub(crate) async fn run(command: ScheduleCommand, form: Form) -> anyhow::Result<u8> {
     match command {
@@ -88,17 +86,12 @@ fn plan(args: &ScheduleCreate) -> Result<SchedulePlan, Usage> {
         (None, [device]) => ScheduleTarget::Device(device.clone()),
         (None, devices) => ScheduleTarget::Devices(devices.to_vec()),
     };
-    let data = match args.data.as_deref() {
-        None => Json::null(),
-        Some(text) => match Json::parse(text) {
-            Ok(json) => json,
-            Err(e) if begins_like_json(text) => {
-                return Err(Usage(format!("the data begins like JSON and is {e}")));
-            }
-            Err(_) => Json::text(text),
-        },
-    };
-    let rollout = args.batches.rollout().map_err(|e| Usage(e.to_string()))?;
+    if args.data.as_deref() == Some("-") {
+        let why = "a schedule has its data on the command line: \"$(cat FILE)\" is that of a file; - is not read";
+        return Err(Usage(why.to_owned()));
+    }
+    let data = data_as_json(args.data.as_deref(), args.data_type)?;
+    let rollout = args.batches.rollout();
     let plan = SchedulePlan {
         name: args.name.clone(),
         cron: args.cron.clone(),

@@ -124,7 +124,7 @@ async fn not_before(hub: &Controller, args: &Send) -> anyhow::Result<Option<(Tim
 /// The maintenance window in which it is sent.
 #[cfg(feature = "hub")]
 fn window(args: &Send) -> Option<bellwire_proto::Window> {
-    args.window.in_zone(args.zone.as_deref().unwrap_or("UTC"))
+    args.window.in_zone(args.timezone.as_deref().unwrap_or("UTC"))
 }
 
 /// What clap takes, and is a slip.
@@ -263,24 +263,37 @@ enum Data {
     Text(String),
 }
 
+/// What a text is, as data of this type.
+///
+/// # Errors
+/// When it is not of that type, or begins like JSON without being it.
+fn parse_data(text: String, data_type: DataType) -> Result<Data, Usage> {
+    if data_type == DataType::Text {
+        return Ok(Data::Text(text));
+    }
+    match json(&text) {
+        Ok(json) => Ok(Data::Json(json)),
+        Err(e) if data_type == DataType::Json => Err(Usage(format!("the data is {e}"))),
+        Err(e) if begins_like_json(&text) => Err(Usage(format!(
+            "the data begins like JSON and is {e}; if it is meant as text, add --type text"
+        ))),
+        Err(_) => Ok(Data::Text(text)),
+    }
+}
+
+/// The same as the data of an envelope, in which a text is a JSON string.
+#[cfg(feature = "hub")]
+pub(crate) fn data_as_json(text: Option<&str>, data_type: DataType) -> Result<Json, Usage> {
+    Ok(match text.map(|text| parse_data(text.to_owned(), data_type)).transpose()? {
+        None | Some(Data::None) => Json::null(),
+        Some(Data::Json(json)) => json,
+        Some(Data::Text(text)) => Json::text(&text),
+    })
+}
+
 fn typed_data(args: &Send) -> anyhow::Result<Data> {
     let Some(text) = data(args)? else { return Ok(Data::None) };
-    Ok(match args.data_type {
-        DataType::Text => Data::Text(text),
-        DataType::Auto | DataType::Json => match (json(&text), args.data_type) {
-            (Ok(json), _) => Data::Json(json),
-            (Err(e), DataType::Json) => {
-                return Err(Usage(format!("the data is {e}")).into());
-            }
-            (Err(e), _) if begins_like_json(&text) => {
-                return Err(Usage(format!(
-                    "the data begins like JSON and is {e}; if it is meant as text, add --type text"
-                ))
-                .into());
-            }
-            (Err(_), _) => Data::Text(text),
-        },
-    })
+    Ok(parse_data(text, args.data_type)?)
 }
 
 fn options(args: &Send) -> anyhow::Result<SendOptions> {
@@ -316,7 +329,7 @@ fn json(text: &str) -> Result<Json, InvalidJson> {
 }
 
 /// Whether the sender of this will have meant JSON: no usual text begins so.
-pub(crate) fn begins_like_json(text: &str) -> bool {
+fn begins_like_json(text: &str) -> bool {
     text.trim_start_matches(BOM).trim_start().starts_with(['{', '[', '"'])
 }
 

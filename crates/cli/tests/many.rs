@@ -223,7 +223,7 @@ fn ctrl_c_asks_whether_to_leave_it_pause_it_or_abort_it() {
     assert_eq!(code(&hub.run(&["pause", &id])), 0);
     let aborted = hub.run(&["abort", &id]);
     assert_eq!((code(&aborted), state(&id)), (0, json!("aborted")));
-    assert!(stderr(&aborted).contains(&format!("stop that too with: bellwire cancel {id}")));
+    assert!(stderr(&aborted).contains(&format!("stop it too with: bellwire cancel {id}")));
     assert_eq!(code(&hub.run(&["resume", &id])), 1, "it has ended");
 
     // A second Ctrl-C leaves it, and a third is not needed.

@@ -1,14 +1,14 @@
 //! `bellwire schedule` against a real hub.
-
+#![cfg(feature = "hub")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "a panic here is the failure message of a test"
 )]
 
-use std::process::{Command, Output};
+use std::process::Output;
 
-use bellwire_testkit::Program;
+use bellwire_testkit::{Program, command};
 use serde_json::Value;
 
 const BELLWIRE: &str = env!("CARGO_BIN_EXE_bellwire");
@@ -27,19 +27,11 @@ impl Hub {
         Self { folder, _program: program, url: format!("http://{address}") }
     }
 
-    /// The program, deaf to what the surroundings set; its exit code, its output and its errors.
+    /// The program's exit code, its output and its errors.
     fn bellwire(&self, args: &[&str]) -> (i32, String, String) {
-        let mut command = Command::new(BELLWIRE);
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy().into_owned();
-            if name.starts_with("BELLWIRE_") || name.to_lowercase().ends_with("_proxy") {
-                command.env_remove(name);
-            }
-        }
-        command.args(args).env("HOME", self.folder.path());
-        command.env_remove("XDG_CONFIG_HOME").env("NO_PROXY", "127.0.0.1");
-        let Output { status, stdout, stderr } =
-            command.env("BELLWIRE_HUB", &self.url).output().unwrap();
+        let mut command = command(BELLWIRE, args);
+        command.env("HOME", self.folder.path()).env("BELLWIRE_HUB", &self.url);
+        let Output { status, stdout, stderr } = command.output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (status.code().unwrap(), text(stdout), text(stderr))
     }
@@ -160,7 +152,7 @@ fn a_command_is_sent_in_its_maintenance_window_and_says_what_it_waits_for() {
     let (code, _, stderr) = hub.bellwire(&send[..5]);
     assert!(code == 2 && stderr.contains("--window-for"), "{code} {stderr}");
 
-    let zone = ["--ttl", "24h", "--zone", "Etc/UTC"];
+    let zone = ["--ttl", "24h", "--timezone", "Etc/UTC"];
     let (code, stdout, stderr) = hub.bellwire(&[&send[..], &zone].concat());
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("for its maintenance window, which opens at"), "{stdout} {stderr}");

@@ -1,12 +1,13 @@
 //! The hub: what may happen to it, and what is to be done. The page of [`Hub`] lists the classes of its
 //! methods.
 //!
-//! Here is the interface alone, but for what the store reports (`hub/stored.rs`) and schedules (`hub/schedules.rs`). How a
+//! Here is the interface alone, but for what the store reports (`hub/stored.rs`), tokens (`hub/grants.rs`) and schedules
+//! (`hub/schedules.rs`). How a
 //! device comes into memory and leaves it is in `hub/memory.rs`, a send in `hub/sends.rs`, what is done for commands to many in
 //! `hub/jobs.rs`; the decisions themselves are in `device.rs` and its submodules.
 //!
-//! **Bounds.** Every entry of `devices`, `cancels` and `keys` belongs to an open request, a stream
-//! or a step, so their number is bounded by the connections that the driver admits and by
+//! **Bounds.** Every entry of `devices`, `cancels`, `unchecked` and `keys` belongs to an open request, a stream, a step
+//! or the run of a schedule, of which there are at most [`SCHEDULES_MAX`](bellwire_proto::limits::SCHEDULES_MAX), so their number is bounded by the connections that the driver admits and by
 //! [`COMMANDS_TO_MANY_MAX`](bellwire_proto::limits::COMMANDS_TO_MANY_MAX) and
 //! [`ROLLOUTS_MAX`](bellwire_proto::limits::ROLLOUTS_MAX); a device has its window and what is under way in memory;
 //! a pending transaction belongs to one of those.
@@ -38,7 +39,7 @@ use crate::io::{
     Answer, Footprint, Listen, NewSend, Output, Poll, Presence, RolloutOp, Send, Target,
 };
 use crate::record::{AuditRecord, Change, Load};
-use crate::schedule::{self, Schedules};
+use crate::schedule::Schedules;
 use crate::time::{Instant, Now, earliest};
 use crate::txn::{TxnBuilder, TxnQueue};
 
@@ -116,26 +117,24 @@ pub struct Hub {
     /// Whether due deliveries are being looked up.
     due_loading: bool,
     keys: Keys,
-    /// Cancellations and changes of rollouts that wait for their command to be looked up.
+    /// Cancellations, changes of rollouts and runs of schedules that wait for a command to be looked up.
     cancels: HashMap<CommandId, Vec<(RequestId, CommandOp)>>,
     /// Commands to several devices that wait for a look whether all are known.
     unchecked: HashMap<RequestId, (NewSend, Vec<DeviceId>)>,
-    /// Runs of schedules that wait to know whether the last has ended, with what they may do.
-    run_scopes: HashMap<RequestId, schedules::OnBehalf>,
     /// The latest reading of the clocks, if there was one.
     now: Option<Now>,
     failed: bool,
 }
 
 /// What is done to a command as a whole.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum CommandOp {
     Cancel {
         force: bool,
     },
     Rollout(RolloutOp),
-    /// A run of a schedule must know whether it has ended.
-    LookForEnd,
+    /// A run of a schedule must know whether it has ended; with what the run may do.
+    LookForEnd(schedules::OnBehalf),
 }
 
 impl Hub {
@@ -171,7 +170,6 @@ impl Hub {
             keys: Keys::default(),
             cancels: HashMap::new(),
             unchecked: HashMap::new(),
-            run_scopes: HashMap::new(),
             now: None,
             failed: false,
         }
@@ -490,8 +488,8 @@ impl Hub {
         let timer = self.timers.first().map(|(at, _)| *at);
         let rollout = self.now.and_then(|now| self.ctx.commands.rollout_deadline(now));
         let commands = earliest(self.ctx.commands.retry_at(), rollout);
-        let schedules = schedule::deadline(&self.ctx.schedules, self.now);
-        let schedules = schedules.filter(|_| !self.ctx.draining);
+        let (at, retry) = self.ctx.schedules.deadlines();
+        let schedules = earliest(at.map(instant_of), retry).filter(|_| !self.ctx.draining);
         [due, expiry, commands, schedules].into_iter().fold(timer, earliest)
     }
 

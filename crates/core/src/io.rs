@@ -123,6 +123,8 @@ pub struct Send {
     pub created_by: Option<String>,
     /// The caller's key, and the digest of the request that it stands for.
     pub idempotency: Option<(IdempotencyKey, [u8; 32])>,
+    /// Why it cannot be stored now. One whose key was used before is answered all the same: it was stored then.
+    pub refused: Option<Box<Problem>>,
     /// The schedule whose run it is, and the time that is run. For the core alone.
     pub run: Option<(ScheduleId, Timestamp)>,
 }
@@ -150,6 +152,7 @@ impl Send {
             rollout: None,
             created_by: None,
             idempotency: None,
+            refused: None,
             run: None,
         }
     }

@@ -25,7 +25,7 @@ use bellwire_proto::{
 use crate::ids::RequestId;
 use crate::time::{Instant, Now};
 
-pub(crate) use rollout::ABORTED_BY_OPERATOR;
+pub(crate) use rollout::{ABORTED_BY_CANCEL, ABORTED_BY_OPERATOR};
 pub use rollout::{BatchMark, RolloutCounts, RolloutRecord};
 pub use schedule::ScheduleRecord;
 pub use targets::{ChunkRange, JobRecord, TargetChunk, TargetPage, TargetQuery};

@@ -17,7 +17,7 @@ use crate::config::Calendar;
 use crate::ids::RequestId;
 use crate::io::ScheduleOp;
 use crate::record::ScheduleRecord;
-use crate::time::{Instant, Now, earliest};
+use crate::time::{Instant, Now};
 
 /// The two highest bits of a request of the hub's own: a driver counts its requests, and never comes here.
 const OWN_REQUESTS: u64 = 0b10 << 62;
@@ -55,9 +55,9 @@ impl Entry {
     }
 
     /// The run is left out, since it could not be stored.
-    fn give_up(&mut self, code: Code) {
-        self.failure = None;
-        if let Some(at) = self.record.run.take() {
+    fn give_up(&mut self) {
+        let at = self.record.run.take();
+        if let Some((at, code)) = at.zip(self.failure.take()) {
             self.record.skipped = Some(Skipped { at, reason: code.as_str().to_owned() });
         }
     }
@@ -141,10 +141,7 @@ impl Schedules {
             return Decided { record: None, run: None };
         };
         // The next time has come: the run before it is given up.
-        entry.give_up(entry.failure.unwrap_or(Code::Internal));
-        if let Some(retry_at) = entry.retry_at.take() {
-            self.retries.remove(&(retry_at, id));
-        }
+        entry.give_up();
         let record = &mut entry.record;
         record.decided_at = at;
         if let Some(at) = left_out {
@@ -152,6 +149,7 @@ impl Schedules {
         }
         record.run = Some(at).filter(|at| left_out != Some(*at));
         let (record, runs) = (Some(record.clone()), record.run.is_some());
+        self.end_retry(id);
         self.plan(id, calendar);
         Decided { record, run: if runs { self.begin(id, calendar) } else { None } }
     }
@@ -160,10 +158,8 @@ impl Schedules {
 
     /// Gives a run that was decided its request.
     fn begin(&mut self, id: ScheduleId, calendar: Calendar) -> Option<RequestId> {
+        self.end_retry(id);
         let entry = self.entries.get_mut(&id)?;
-        if let Some(at) = entry.retry_at.take() {
-            self.retries.remove(&(at, id));
-        }
         (entry.failure, entry.under_way) = (None, true);
         self.last_request += 1;
         let request = RequestId(OWN_REQUESTS | self.last_request);
@@ -178,10 +174,9 @@ impl Schedules {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.record.paused) else {
             return;
         };
-        let Some(code) = entry.failure.filter(|_| !entry.under_way) else { return };
-        entry.give_up(code);
-        if let Some(at) = entry.retry_at.take() {
-            self.retries.remove(&(at, id));
+        if entry.failure.is_some() && !entry.under_way {
+            entry.give_up();
+            self.end_retry(id);
         }
     }
 
@@ -189,6 +184,13 @@ impl Schedules {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.retry_at = Some(at);
             self.retries.insert((at, id));
+        }
+    }
+
+    fn end_retry(&mut self, id: ScheduleId) {
+        let entry = self.entries.get_mut(&id);
+        if let Some(at) = entry.and_then(|entry| entry.retry_at.take()) {
+            self.retries.remove(&(at, id));
         }
     }
 
@@ -310,10 +312,8 @@ impl Schedules {
                     return Err(Problem::new(Code::Conflict, detail));
                 }
                 set_paused(record, paused, now)?;
-                let timing = |plan: &bellwire_proto::SchedulePlan| {
-                    (plan.cron.clone(), plan.timezone.clone())
-                };
-                if timing(&plan) != timing(&record.plan) {
+                let old = &record.plan;
+                if (&plan.cron, &plan.timezone) != (&old.cron, &old.timezone) {
                     record.decided_at = record.decided_at.max(now);
                 }
                 record.plan = *plan;
@@ -328,9 +328,9 @@ impl Schedules {
             }
             ScheduleOp::Delete(_) => {
                 self.record_mut(id)?;
-                if let Some(entry) = self.entries.remove(&id) {
-                    self.due.retain(|(_, of)| *of != id || entry.next.is_none());
-                    self.retries.retain(|(_, of)| *of != id || entry.retry_at.is_none());
+                self.end_retry(id);
+                if let Some(at) = self.entries.remove(&id).and_then(|entry| entry.next) {
+                    self.due.remove(&(at, id));
                 }
                 return Ok(None);
             }
@@ -432,14 +432,6 @@ fn last_left_out(
         return Some(at);
     }
     last_due(entry, calendar, at.before(Duration::from_millis(1)))
-}
-
-/// The earlier deadline, as an instant.
-pub(crate) fn deadline(schedules: &Schedules, now: Option<Now>) -> Option<Instant> {
-    let (due, retry) = schedules.deadlines();
-    // Without a reading of the clocks: as soon as there is one.
-    let due = due.map(|at| now.map_or(Instant::default(), |now| now.instant_of(at)));
-    earliest(due, retry)
 }
 
 #[cfg(test)]

@@ -99,8 +99,8 @@ pub const COUNTED_ATTEMPTS_MAX: u32 = 10;
 /// Attempts, counted or not, before a delivery is `dead`. Contract, section 2.
 pub const SENDS_MAX: u32 = 100;
 
-/// Devices of a command whose deliveries all come into being with its answer; with more, they follow in
-/// steps of this size: our choice, a step of under a millisecond. docs/protocol.md, section 3.
+/// Devices of a command whose deliveries all come into being with its answer; with more, they follow in small steps: our
+/// choice, a transaction of under a millisecond. docs/protocol.md, section 3.
 pub const COMMAND_DEVICES_AT_ONCE: usize = 128;
 /// Commands to more devices than that which may be expanded or cancelled at once, without those of [`ROLLOUTS_MAX`]: our
 /// choice; each waits for the others. docs/protocol.md, section 3.
@@ -119,7 +119,8 @@ pub const SCHEDULE_NAME_CHARS_MAX: usize = 64;
 pub const CRON_CHARS_MAX: usize = 128;
 /// Characters of the name of a time zone: our choice; the longest of the IANA database has 32.
 pub const ZONE_CHARS_MAX: usize = 64;
-/// Minutes for which a maintenance window is open each time: our choice, up to a day. docs/protocol.md, section 3.
+/// Minutes for which a maintenance window is open each time: our choice, up to a day. There is always a number given, so that the
+/// default is never used. docs/protocol.md, section 3.
 pub const WINDOW_MINUTES: Range = Range { default: 60, min: 1, max: 1_440 };
 /// A time of a schedule that is further past than this was missed: our choice, longer than a restart of the hub takes and
 /// as long as the shortest interval. docs/protocol.md, section 3.

@@ -23,7 +23,9 @@ pub fn merge(value: &str, patch: &str) -> Result<String, Problem> {
 
 fn merge_within(value: &str, patch: &str, levels: usize) -> Result<String, Problem> {
     let Some(patch) = members(patch) else { return Ok(patch.to_owned()) };
-    let levels = levels.checked_sub(1).ok_or_else(|| Problem::bad_request("nested too deep"))?;
+    let levels = levels.checked_sub(1).ok_or_else(|| {
+        Problem::bad_request(format!("a patch is nested at most {JSON_DEPTH_MAX} deep"))
+    })?;
     let mut merged: Vec<(String, String)> = members(value)
         .unwrap_or_default()
         .into_iter()

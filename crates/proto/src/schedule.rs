@@ -232,9 +232,11 @@ impl SchedulePlan {
     }
 
     /// How each command is rolled out.
-    pub fn rollout(&self) -> Option<RolloutPlan> {
-        // It was read once when the plan was.
-        self.rollout.as_ref().and_then(|text| rollout_of(text).ok())
+    ///
+    /// # Errors
+    /// `bad_request`: an earlier version accepted it, and this one does not.
+    pub fn rollout(&self) -> Result<Option<RolloutPlan>, Problem> {
+        self.rollout.as_ref().map(rollout_of).transpose()
     }
 }
 
@@ -295,9 +297,9 @@ fn name(name: String) -> Result<String, Problem> {
     if fits && name.parse::<ScheduleId>().is_err() && name != "." && name != ".." {
         return Ok(name);
     }
-    let detail =
-        "a schedule is named by 1 to 64 of A-Z a-z 0-9 . _ - and not by a UUID, \".\" or \"..\"";
-    Err(Problem::bad_request(detail))
+    Err(Problem::bad_request(format!(
+        "a schedule is named by 1 to {SCHEDULE_NAME_CHARS_MAX} of A-Z a-z 0-9 . _ - and not by a UUIDv7, \".\" or \"..\""
+    )))
 }
 
 fn rollout_of(text: &Json) -> Result<RolloutPlan, Problem> {
@@ -334,7 +336,7 @@ mod tests {
         assert_eq!((plan.timezone.as_str(), paused), ("UTC", false));
         assert_eq!((plan.overlap, plan.missed), (Overlap::Skip, Missed::Once));
         assert_eq!(plan.target.devices().len(), 2, "what is named twice counts once");
-        assert!(plan.rollout().is_some());
+        assert!(plan.rollout().unwrap().is_some());
         let stored = serde_json::to_string(&plan).unwrap();
         assert!(stored.contains(r#""data":{"n":1.50}"#), "{stored}");
         assert_eq!(serde_json::from_str::<SchedulePlan>(&stored).unwrap(), plan);

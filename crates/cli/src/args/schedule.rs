@@ -4,7 +4,8 @@ use bellwire_proto::{Action, DeviceId, Seconds, Selector};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use super::batches::Batches;
-use super::{HubArg, WindowArgs};
+use super::operator::selector_of_some;
+use super::{DataType, HubArg, WindowArgs};
 
 /// `bellwire schedule …`.
 #[derive(Debug, Subcommand)]
@@ -71,8 +72,7 @@ pub struct SchedulesNamed {
 
 /// `bellwire schedule create`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("target").required(true))]
-#[command(group = ArgGroup::new("to_many").args(["devices", "select", "all"]))]
+#[command(group = ArgGroup::new("to_many").required(true).args(["devices", "select", "all"]))]
 pub struct ScheduleCreate {
     /// Its name: letters, digits, `.`, `_` and `-`.
     pub name: String,
@@ -82,16 +82,19 @@ pub struct ScheduleCreate {
     pub action: Action,
     /// The data: JSON, or else text.
     pub data: Option<String>,
+    /// What the data are. Data that begin like JSON ({, [ or ") and are not JSON are a mistake, unless the type is text.
+    #[arg(long = "type", value_enum, default_value_t = DataType::Auto, value_name = "TYPE")]
+    pub data_type: DataType,
     /// An appliance; may be given several times.
-    #[arg(long = "device", value_name = "DEVICE", group = "target")]
+    #[arg(long = "device", value_name = "DEVICE")]
     pub devices: Vec<DeviceId>,
     /// The appliances that have these labels at the time of the run (a Kubernetes label selector).
-    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = super::operator::selector, group = "target")]
+    #[arg(short = 'l', long, value_name = "SELECTOR", value_parser = selector_of_some)]
     pub select: Option<Selector>,
     /// Every appliance.
-    #[arg(long, group = "target")]
+    #[arg(long)]
     pub all: bool,
-    /// The zone in whose local time the expression is, by its name in the IANA database.
+    /// The zone in whose local time the expression and that of --window are, by its name in the IANA database.
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     pub timezone: String,
     /// How long an appliance may take to accept the command, 1s to 7d; 0: only appliances that are online [default: 1h].

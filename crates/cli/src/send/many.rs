@@ -80,7 +80,7 @@ async fn command(
     if let Some(key) = &args.idempotency_key {
         command = command.idempotency_key(key);
     }
-    if let Some(rollout) = args.many.batches.rollout()? {
+    if let Some(rollout) = args.many.batches.rollout() {
         command = command.rollout(rollout);
     }
     if let Some(window) = window(args) {

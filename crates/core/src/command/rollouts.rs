@@ -4,10 +4,10 @@ use bellwire_proto::limits::ROLLOUTS_MAX;
 use bellwire_proto::{DeliveryState, Seq};
 
 use super::cancellation::Cancel;
-use super::{Commands, Job};
+use super::{CHUNK_DEVICES, Commands, Job};
 use crate::config::Calendar;
 use crate::io::RolloutOp;
-use crate::record::{ABORTED_BY_OPERATOR, RolloutRecord, TxnId};
+use crate::record::{ABORTED_BY_CANCEL, ABORTED_BY_OPERATOR, RolloutRecord, TxnId};
 use crate::rollout::{Decision, Rollout};
 use crate::time::{Instant, Now, earliest};
 
@@ -23,8 +23,11 @@ impl Job {
     /// How many targets may get their delivery now.
     pub(super) fn may_expand(&self) -> u64 {
         match &self.rollout {
-            Some(rollout) if self.cancel.is_none() => rollout.may_expand(),
-            _ => u64::MAX,
+            Some(rollout) if self.cancel.is_none() => {
+                rollout.may_expand().min(CHUNK_DEVICES as u64)
+            }
+            Some(_) => CHUNK_DEVICES as u64,
+            None => u64::MAX,
         }
     }
 
@@ -135,7 +138,7 @@ impl Commands {
     ) -> Option<RolloutRecord> {
         let job = self.jobs.get_mut(&command).filter(|job| job.is_rolling_out())?;
         let rollout = job.rollout.as_mut()?;
-        rollout.abort("the command was cancelled".to_owned(), now);
+        rollout.abort(ABORTED_BY_CANCEL.to_owned(), now);
         Some(rollout.record().clone())
     }
 

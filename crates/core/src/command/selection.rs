@@ -51,15 +51,18 @@ impl Selection {
         selects || (named.is_none() && ended.is_none()) || !creates_on_sight
     }
 
-    /// Whole chunks of what was found, if it is more than one; with `all` also what remains.
+    /// What was found, in chunks, once it is more than what needs none; with `all` also what remains. Of a rollout, which may be
+    /// paused for weeks with its chunks in memory, they are larger; a step takes a part of one.
     pub(crate) fn take_chunks(&mut self, all: bool, creates_on_sight: bool) -> Vec<TargetChunk> {
-        let registered = self.send.1.rollout.is_some() && self.finds_registered(creates_on_sight);
+        let is_rollout = self.send.1.rollout.is_some();
+        let registered = is_rollout && self.finds_registered(creates_on_sight);
+        let devices_max = if is_rollout { COMMAND_DEVICES_AT_ONCE } else { CHUNK_DEVICES };
         let mut chunks = Vec::new();
         let least = if all { 1 } else { COMMAND_DEVICES_AT_ONCE + 1 };
         for canary in [true, false] {
             let found = if canary { &mut self.canaries } else { &mut self.found };
             while found.len() >= least {
-                let rest = found.split_off(found.len().min(CHUNK_DEVICES));
+                let rest = found.split_off(found.len().min(devices_max));
                 let devices = std::mem::replace(found, rest);
                 let chunk = TargetChunk { devices, canary, registered };
                 self.staged += chunk.devices.len() as u64;

@@ -270,44 +270,46 @@ impl Hub {
     ) {
         let waiting = self.cancels.remove(&command).unwrap_or_default();
         for (request, op) in waiting {
-            if matches!(op, CommandOp::LookForEnd) {
-                let ended = |found: &LoadedCommand| {
-                    found.terminal >= found.head.total && !self.ctx.commands.has_job(found.head.seq)
-                };
-                // What is not retained any more has ended.
-                let ended = found.as_deref().is_none_or(ended);
-                self.run_after_last(request, ended, now);
-                continue;
-            }
-            let Some(found) = &found else {
-                let detail = format!("no command has the id {command}");
-                self.ctx.refuse(request, Problem::new(Code::UnknownCommand, detail));
-                continue;
-            };
-            let force = match op {
-                CommandOp::Cancel { force } => force,
-                CommandOp::Rollout(op) => {
+            match (op, &found) {
+                (CommandOp::LookForEnd(within), found) => {
+                    // What is not retained any more has ended.
+                    let ended = found.as_deref().is_none_or(|found| self.has_ended(found));
+                    self.run_after_last(request, within, ended, now);
+                }
+                (_, None) => {
+                    let detail = format!("no command has the id {command}");
+                    self.ctx.refuse(request, Problem::new(Code::UnknownCommand, detail));
+                }
+                (CommandOp::Rollout(op), Some(found)) => {
                     self.change_rollout(request, found, op, now);
-                    continue;
                 }
-                CommandOp::LookForEnd => continue,
-            };
-            match &found.first {
-                Some(delivery)
-                    if !self.ctx.commands.has_job(found.head.seq) && !found.head.is_to_many() =>
-                {
-                    let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
-                    self.at_device(delivery.device.clone(), Op::Delivery { command, op }, now);
+                (CommandOp::Cancel { force }, Some(found)) => {
+                    self.cancel(request, found, force, now);
                 }
-                _ => self.cancel_many(request, found, force, now),
             }
+        }
+    }
+
+    fn has_ended(&self, found: &LoadedCommand) -> bool {
+        found.terminal >= found.head.total && !self.ctx.commands.has_job(found.head.seq)
+    }
+
+    fn cancel(&mut self, request: RequestId, found: &LoadedCommand, force: bool, now: Now) {
+        match &found.first {
+            Some(delivery)
+                if !self.ctx.commands.has_job(found.head.seq) && !found.head.is_to_many() =>
+            {
+                let op = DeliveryOp::Cancel { origin: CancelOrigin::Request(request), force };
+                let op = Op::Delivery { command: found.head.id, op };
+                self.at_device(delivery.device.clone(), op, now);
+            }
+            _ => self.cancel_many(request, found, force, now),
         }
     }
 
     fn cancel_many(&mut self, request: RequestId, found: &LoadedCommand, force: bool, now: Now) {
         let head = &found.head;
-        let completed = found.terminal >= head.total && !self.ctx.commands.has_job(head.seq);
-        if completed {
+        if self.has_ended(found) {
             return self.ctx.refuse(request, all_ended(found));
         }
         if self.ctx.commands.is_full() && !self.ctx.commands.has_job(head.seq) {

@@ -127,19 +127,23 @@ impl Hub {
         };
         match record.last.filter(|_| record.plan.overlap == Overlap::Skip) {
             Some((_, command)) => {
-                self.run_scopes.insert(request, within);
-                self.at_command(request, command, CommandOp::LookForEnd);
+                self.at_command(request, command, CommandOp::LookForEnd(within));
             }
             None => self.send_run(request, within, now),
         }
     }
 
     /// It was looked up whether the command of the last run has ended.
-    pub(super) fn run_after_last(&mut self, request: RequestId, ended: bool, now: Now) {
-        match self.run_scopes.remove(&request) {
-            Some(within) if ended => self.send_run(request, within, now),
-            Some(_) => self.skip_run(request, "overlap", now),
-            None => self.end_run(request),
+    pub(super) fn run_after_last(
+        &mut self,
+        request: RequestId,
+        within: OnBehalf,
+        ended: bool,
+        now: Now,
+    ) {
+        match ended {
+            true => self.send_run(request, within, now),
+            false => self.skip_run(request, "overlap", now),
         }
     }
 
@@ -147,7 +151,10 @@ impl Hub {
         let Some((record, at)) = self.ctx.schedules.of_run(request) else {
             return self.end_run(request);
         };
-        let send = Box::new(send_of(record, at, within.scope));
+        let send = match send_of(record, at, within.scope) {
+            Ok(send) => Box::new(send),
+            Err(problem) => return self.skip_run(request, problem.code.as_str(), now),
+        };
         let random = random_of(record.id, at);
         let entry = entry_of(record, within.role, now.wall);
         self.ctx.audits.put(request, Box::new(entry));
@@ -156,7 +163,6 @@ impl Hub {
 
     /// The send of a run is answered, after its command is on disk; or refused.
     pub(super) fn run_answered(&mut self, request: RequestId, answer: Answer) {
-        self.run_scopes.remove(&request);
         self.ctx.audits.take(request);
         let Some(now) = self.now.filter(|_| !self.failed) else { return };
         let command = match answer {
@@ -224,16 +230,23 @@ pub(super) fn suspend_all_of(token: Option<TokenId>, txn: &mut TxnBuilder<'_>) {
 }
 
 /// The command of a run, for those devices that are within the scope at this moment.
-fn send_of(record: &ScheduleRecord, at: Timestamp, scope: Option<Selector>) -> Send {
+///
+/// # Errors
+/// When the plan is one that this version does not accept any more: what cannot be read would be sent to more devices, or to all
+/// at once.
+fn send_of(
+    record: &ScheduleRecord,
+    at: Timestamp,
+    scope: Option<Selector>,
+) -> Result<Send, Problem> {
     let plan = &record.plan;
     let within =
         |query: TargetQuery| Target::Found(Box::new(TargetQuery { scope: scope.clone(), ..query }));
     let target = match &plan.target {
         ScheduleTarget::Select(text) => {
-            // Whoever stored it has parsed it. Without a selector it would be every device.
-            let select = text.parse().ok();
-            let named = select.is_none().then(Vec::new);
-            within(TargetQuery { select, named, ..TargetQuery::default() })
+            let select = text.parse::<Selector>();
+            let select = select.map_err(|e| Problem::bad_request(e.to_string()))?;
+            within(TargetQuery { select: Some(select), ..TargetQuery::default() })
         }
         ScheduleTarget::All(_) => within(TargetQuery::default()),
         named => {
@@ -251,12 +264,12 @@ fn send_of(record: &ScheduleRecord, at: Timestamp, scope: Option<Selector>) -> S
     if let ScheduleTarget::Select(select) = &plan.target {
         send.select = Some(select.clone());
     }
-    send.rollout = plan.rollout().map(Box::new);
+    send.rollout = plan.rollout()?.map(Box::new);
     send.window = plan.window.clone().map(Arc::new);
     send.created_by = record.created_by.map(|token| token.to_string());
     send.idempotency = Some(key_of(record.id, at));
     send.run = Some((record.id, at));
-    send
+    Ok(send)
 }
 
 /// What the audit log says of a run: whose doing it was. There is no address: the hub itself sent it.

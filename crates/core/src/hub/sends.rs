@@ -55,6 +55,9 @@ impl Hub {
 
     /// A send whose key, if it has one, was not used before.
     fn send_now(&mut self, (request, send, random): NewSend, now: Now) {
+        if let Some(problem) = &send.refused {
+            return self.refuse_send(request, &send, (**problem).clone());
+        }
         match &send.target {
             Target::Device(device) if send.rollout.is_some() => {
                 let devices = vec![device.clone()];

@@ -98,7 +98,6 @@ impl Hub {
         refused.extend(self.ctx.commands.abandon());
         refused.extend(self.ctx.grants.abandon());
         self.ctx.schedules.abandon();
-        self.run_scopes.clear();
         refused.into_iter().for_each(|request| self.ctx.refuse(request, store_unavailable()));
         self.timers.clear();
         let sessions: BTreeSet<SessionId> = self.ctx.sessions.drain().map(|(id, _)| id).collect();

@@ -6,8 +6,9 @@ use bellwire_proto::{Rollout, RolloutPlan, RolloutState, Timestamp, Window};
 
 use crate::time::{Instant, Now};
 
-/// The reason of a rollout that no rule aborted.
+/// The reasons of a rollout that no rule aborted.
 pub(crate) const ABORTED_BY_OPERATOR: &str = "an operator aborted it";
+pub(crate) const ABORTED_BY_CANCEL: &str = "the command was cancelled";
 
 /// The rollout of a command as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,13 +75,10 @@ impl RolloutRecord {
 
     /// The same for a reader who sees a part of its devices: without the numbers, which count the others too.
     pub fn to_rollout_of_part(&self) -> Rollout {
-        let by_operator = self.reason.as_deref() == Some(ABORTED_BY_OPERATOR);
-        let reason = if by_operator {
-            ABORTED_BY_OPERATOR
-        } else {
-            "too many ended in a state that aborts it"
-        };
-        let reason = self.reason.is_some().then(|| reason.to_owned());
+        let reason = self.reason.as_deref().map(|reason| match reason {
+            ABORTED_BY_OPERATOR | ABORTED_BY_CANCEL => reason.to_owned(),
+            _ => "too many ended in a state that aborts it".to_owned(),
+        });
         Rollout { state: self.state, batch: 0, batches: 0, reason }
     }
 }

@@ -9,7 +9,7 @@ use super::rollout::{RolloutCounts, RolloutRecord};
 /// A part of the targets of a command to many that has no deliveries yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetChunk {
-    /// Device names, rising; never empty.
+    /// Device names, rising; as it is stored never empty.
     pub devices: Vec<DeviceId>,
     /// Of a rollout: they are of its first batch.
     pub canary: bool,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Config, Send};
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{Code, DeliveryState, Seconds};
+use bellwire_proto::{Code, DeliveryState, Problem, Seconds};
 
 use crate::harness::Harness;
 
@@ -25,6 +25,29 @@ fn without_wait_the_answer_is_as_committed_queued_attempt_0() {
     let answer = harness.try_send("kiosk", |_| {}).unwrap();
     assert_eq!((answer.state, answer.attempt), (DeliveryState::Queued, 0));
     assert_eq!(harness.received(stream), ["command 1 #1"]);
+}
+
+/// A repeat whose answer was lost was refused once its window had closed, and its sender took the command for not stored.
+#[test]
+fn what_could_not_be_stored_now_is_answered_all_the_same_if_its_key_was_used_before() {
+    let mut harness = Harness::new();
+    let refused = |send: &mut Send| {
+        send.refused = Some(Box::new(Problem::bad_request("the window has closed")));
+    };
+    let first = harness.try_send("kiosk", keyed("k", 1)).unwrap();
+    let again = harness.try_send("kiosk", |send| {
+        keyed("k", 1)(send);
+        refused(send);
+    });
+    assert_eq!(again.unwrap().command, first.command);
+    for other in [None, Some("other")] {
+        let problem = harness.try_send("kiosk", |send| {
+            other.into_iter().for_each(|key| keyed(key, 1)(send));
+            refused(send);
+        });
+        assert_eq!(problem.unwrap_err().code, Code::BadRequest, "{other:?}");
+    }
+    assert!(harness.try_send("kiosk", keyed("other", 2)).is_ok(), "a refusal uses no key up");
 }
 
 #[test]

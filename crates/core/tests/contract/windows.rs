@@ -217,6 +217,7 @@ fn rollouts_that_wait_for_their_window_ask_the_calendar_once_and_not_with_every_
     }
     harness.pass(1.0);
     let before = ASKED.load(Ordering::Relaxed);
+    assert_eq!(before, 20, "each was looked up once");
     for n in 0..100 {
         harness.send(&format!("d{n}"));
         harness.pass(1.0);

@@ -8,7 +8,8 @@ use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Send, Target, TargetQuery};
 use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, SMALL_BODY_BYTES_MAX, WAIT_S};
 use bellwire_proto::{
-    Action, Code, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds, Timestamp,
+    Action, Code, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds,
+    Timestamp, Window,
 };
 use http::{StatusCode, header};
 use ring::digest;
@@ -76,12 +77,12 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
         }
     };
     request.caller.sees(&request.driver, targets).await?;
-    if let Some(window) = &envelope.window {
-        let is_rollout = envelope.rollout.is_some();
-        let now = request.driver.now();
-        window::check(window, is_rollout, envelope.not_before, envelope.ttl, now)?;
-    }
+    let now = request.driver.now();
+    let reached = envelope.window.as_ref().map_or(Ok(()), |window| {
+        window::check(window, envelope.rollout.is_some(), envelope.not_before, envelope.ttl, now)
+    });
     if dry_run {
+        reached?;
         request.driver.changes_nothing();
         let preview = request.driver.preview(&envelope.target).await?;
         return Ok(problem::json(StatusCode::OK, &preview));
@@ -94,6 +95,7 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     send.run_timeout = envelope.run_timeout;
     send.not_before = envelope.not_before;
     send.window = envelope.window.map(Arc::new);
+    send.refused = reached.err().map(Box::new);
     send.select = envelope.select;
     send.rollout = envelope.rollout.map(Box::new);
     send.reject_when_full = true;
@@ -104,10 +106,7 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
         let (not_before, window) = (send.not_before, send.window.clone());
         let delivery = request.driver.send(send).await?;
         let created_by = request.caller.name().map(Cow::into_owned);
-        Command {
-            window: window.as_deref().cloned(),
-            ..only_one(&delivery, data, created_by, not_before)
-        }
+        only_one(&delivery, data, created_by, (not_before, window.as_deref().cloned()))
     } else {
         request.driver.send_to_many(send, request.caller.visible()).await?
     };
@@ -140,7 +139,8 @@ pub(super) async fn retry(mut request: Request) -> Result<Response, Problem> {
     send.run_timeout = run_timeout.map(|run_timeout| Seconds::new(run_timeout.as_secs()));
     send.parent = Some(parent.id);
     if let Some(window) = &parent.window {
-        window::check(window, false, None, send.ttl, request.driver.now())?;
+        let reached = window::check(window, false, None, send.ttl, request.driver.now());
+        send.refused = reached.err().map(|problem| Box::new(window::of_retry(problem)));
     }
     send.window = parent.window.map(Arc::new);
     let media_type = params::media_type(&request.head.headers);
@@ -170,7 +170,7 @@ fn only_one(
     delivery: &Delivery,
     data: Json,
     created_by: Option<String>,
-    not_before: Option<Timestamp>,
+    (not_before, window): (Option<Timestamp>, Option<Window>),
 ) -> Command {
     Command {
         id: delivery.command,
@@ -185,7 +185,7 @@ fn only_one(
         done: delivery.state.is_terminal(),
         // A time that was past when the command was stored has no effect, and is not stored.
         not_before: not_before.filter(|at| *at > delivery.created_at),
-        window: None,
+        window,
         select: None,
         rollout: None,
         parent: None,

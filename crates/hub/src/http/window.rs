@@ -52,6 +52,14 @@ pub(super) fn check(
     })
 }
 
+/// The same of a retry, whose request names neither a ttl nor a time.
+pub(super) fn of_retry(problem: Problem) -> Problem {
+    Problem::bad_request(format!(
+        "{}. A retry has the window and the ttl of its command: retry it while the window is open, or send a new command",
+        problem.detail
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

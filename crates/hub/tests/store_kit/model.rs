@@ -154,7 +154,8 @@ impl Model {
         command.select = None;
         if let Some(rollout) = command.rollout.as_mut().filter(|_| command.total < row.head.total) {
             (rollout.batch, rollout.batches) = (0, 0);
-            let by_rule = rollout.reason.as_mut().filter(|why| *why != "an operator aborted it");
+            let by_hand = ["an operator aborted it", "the command was cancelled"];
+            let by_rule = rollout.reason.as_mut().filter(|why| !by_hand.contains(&why.as_str()));
             by_rule
                 .into_iter()
                 .for_each(|why| "too many ended in a state that aborts it".clone_into(why));
