@@ -323,13 +323,14 @@ mod tests {
     use crate::config::Scheme;
     use crate::listen::ListenerAddr;
 
-    /// A name of the attacker's that resolves to this machine made a page of the attacker's the server's own origin.
+    /// A request that this listener has accepted from this peer.
     fn from(scheme: Scheme, peer: &str) -> RequestOrigin {
         let peer: SocketAddr = peer.parse().unwrap();
         let listener = ListenerAddr { scheme, address: "127.0.0.1:8888".parse().unwrap() };
         RequestOrigin { peer, client: peer.ip(), listener, open: false, identity: None }
     }
 
+    /// A name of the attacker's that resolves to this machine made a page of the attacker's the server's own origin.
     #[test]
     fn a_classic_server_checks_the_host_of_browsers_alone() {
         let browsers = Browsers::own_pages(vec!["ops.example".to_owned()]);

@@ -400,12 +400,12 @@ impl Store for SqliteStore {
     }
 
     /// By the thread of the core's loads, which answers together what gathers: a fleet that connects has its tokens looked
-    /// up, and then its devices.
+    /// up, and then its devices. A request waits for one of them at a time, so that no more of them wait than requests are open.
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>> {
         let (answer, answered) = oneshot::channel();
         #[cfg(test)]
         self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-        let put = self.shared.loads.put(PointRead::Token(id, answer), STORE_READS_WAITING_MAX);
+        let put = self.shared.loads.put(PointRead::Token(id, answer), usize::MAX);
         Box::pin(answer_of(put, answered))
     }
 

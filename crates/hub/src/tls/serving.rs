@@ -39,6 +39,8 @@ pub(crate) struct Serving {
     content: Mutex<Content>,
     /// When the certificates of the files expire, each with its first name.
     expiries: RwLock<Expiries>,
+    /// Of the files, from before they were read for the first time.
+    stamps: Vec<Stamp>,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,8 @@ impl Serving {
                 listener.client_certificates.clone().filter(|_| scheme != Scheme::Http)
             })
             .collect();
+        // Before, so that what is replaced while it is read is read again.
+        let stamps = paths(&files, settings.iter().flatten()).map(stamp).collect();
         let mut content = Content::default();
         let faults = content.read(&files, settings.iter().map(Option::as_ref));
         if let Some(fault) = faults.into_iter().next() {
@@ -125,7 +129,7 @@ impl Serving {
             });
         }
         let expiries = RwLock::new(content.expiries());
-        Ok(Self { files, listeners, acme, content: Mutex::new(content), expiries })
+        Ok(Self { files, listeners, acme, content: Mutex::new(content), expiries, stamps })
     }
 
     /// Whether there is anything to read again.
@@ -178,7 +182,7 @@ impl Serving {
         let (mut before, mut warnings) = self.look().await;
         let mut warned = Vec::new();
         // `None` while a file is of no use.
-        let mut loaded = Some(before.clone());
+        let mut loaded = Some(self.stamps.clone());
         let mut reported = Vec::new();
         loop {
             for warning in warnings.iter().filter(|warning| !warned.contains(*warning)) {
@@ -218,13 +222,20 @@ impl Serving {
     }
 
     fn paths(&self) -> impl Iterator<Item = &Path> {
-        let pairs = self.files.iter().flat_map(|files| [&files.cert, &files.key]);
-        let clients =
-            self.listeners.iter().flatten().filter_map(|listener| listener.clients.as_ref());
-        let clients = clients
-            .flat_map(|clients| [&clients.authorities].into_iter().chain(&clients.revocations));
-        pairs.chain(clients).map(PathBuf::as_path)
+        let clients = self.listeners.iter().flatten();
+        paths(&self.files, clients.filter_map(|listener| listener.clients.as_ref()))
     }
+}
+
+/// The files that are read.
+fn paths<'a>(
+    files: &'a [TlsFiles],
+    clients: impl Iterator<Item = &'a ClientCertificates>,
+) -> impl Iterator<Item = &'a Path> {
+    let pairs = files.iter().flat_map(|files| [&files.cert, &files.key]);
+    let clients =
+        clients.flat_map(|clients| [&clients.authorities].into_iter().chain(&clients.revocations));
+    pairs.chain(clients).map(PathBuf::as_path)
 }
 
 /// `None` for a file that is not there.

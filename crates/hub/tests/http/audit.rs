@@ -83,7 +83,7 @@ fn what_is_done_is_told_with_who_whom_where_and_how_it_ended() {
 }
 
 #[test]
-fn what_is_done_to_a_schedule_is_told() {
+fn what_is_done_to_a_schedule_is_in_the_audit_log() {
     let hub = Hub::start();
     let admin = admin(&hub);
     let plan = |name: &str, cron: &str| json!({"name": name, "cron": cron, "action": "ping", "target": {"device": "d"}});

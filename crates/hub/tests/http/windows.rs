@@ -25,10 +25,10 @@ fn a_command_shows_its_window_and_waits_for_it_over_a_restart() {
         Hub::with(|config| config.data_dir = data_dir)
     };
     let hub = hub_on();
-    let answer = hub.post("/v1/commands", &envelope(&closed(), 86_400).to_string());
+    let mut window = closed();
+    let answer = hub.post("/v1/commands", &envelope(&window, 86_400).to_string());
     assert_eq!(answer.status, 202, "{answer:?}");
     let made = answer.json();
-    let mut window = closed();
     window["timezone"] = json!("UTC");
     assert_eq!(made["window"], window);
     let path = format!("/v1/commands/{}", text(&made["id"]));

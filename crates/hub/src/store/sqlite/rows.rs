@@ -286,7 +286,6 @@ fn span(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A number that is never below zero.
 /// The column `canary` of a chunk of targets: 1 for canaries, and 2 more if all were registered when the command was stored.
 pub(super) fn chunk_marks_number(chunk: &TargetChunk) -> i64 {
     i64::from(chunk.canary) | (i64::from(chunk.registered) << 1)
