@@ -239,5 +239,5 @@ fn a_closed_hub_warns_of_tokens_over_plain_http_beyond_loopback() {
     let mut command = bellwire(&[]);
     command.env("BELLWIRE_LISTEN", "http://0.0.0.0:0").env("BELLWIRE_DATA_DIR", &data);
     let (hub, _) = serve(&mut command, 1);
-    hub.wait_for("a token that is sent to it can be read on the way");
+    hub.wait_for("a token that is sent there can be read on the way");
 }

@@ -409,13 +409,13 @@ fn what_an_appliance_says_of_itself_moves_no_operators_cursor() {
         &["devices"][..],
         &["devices", "show", "door"],
         &["commands"],
-        &["commands", "show", id],
+        &["status", id],
         &["audit"],
         &["access"],
         &["devices", "--wide"],
         &["results", id],
         &["devices", "--json"],
-        &["commands", "show", id, "--json"],
+        &["status", id, "--json"],
     ] {
         let shown = run(&[args, &["--hub", &url]].concat(), &[]);
         let moves = |c: char| c.is_control() && c != '\n' && c != '\t';

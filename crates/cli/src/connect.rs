@@ -44,7 +44,7 @@ pub(crate) fn controller(arg: &HubArg) -> Result<Controller, Usage> {
     match &connection.named_by {
         // The hub of a process is one.
         Some(named_by) => drop(NAMED_BY.set(named_by.clone())),
-        None => warn_of_password(&connection.hub),
+        None => warn_of_password(&connection.hub, IN_A_FILE),
     }
     let token = match &connection.token {
         Some(Token::File(file)) => Some(read_token_once(file)?),
@@ -67,17 +67,20 @@ pub(crate) fn hub_and_authorities(arg: &HubArg) -> Result<(String, Option<PathBu
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let connection = resolve(arg, environment, contexts::load)?;
     if connection.named_by.is_none() {
-        warn_of_password(&connection.hub);
+        warn_of_password(&connection.hub, IN_A_FILE);
     }
     Ok((connection.hub, connection.ca_file))
 }
 
-/// Warns of a password in a URL that was given on the command line. It works, because scripts rely on it.
-pub(crate) fn warn_of_password(hub: &str) {
-    if hub.split(',').any(has_password) {
+/// What to do about a token in the URL of a hub.
+pub(crate) const IN_A_FILE: &str =
+    "put the token into a file that only you may read and name that with --token-file";
+
+/// Warns of a password in URLs that were given on the command line. It works, because scripts rely on it.
+pub(crate) fn warn_of_password(urls: &str, advice: &str) {
+    if urls.split(',').any(has_password) {
         out::note(&format!(
-            "warning: the password in the URL of the hub is seen by everybody on this machine (ps): put the token into a file that \
-             only you may read and name that with --token-file, or set the URL as the variable {HUB}"
+            "warning: the password in a URL of the command line is seen by everybody on this machine (ps): {advice}"
         ));
     }
 }

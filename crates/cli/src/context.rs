@@ -68,7 +68,7 @@ fn add(add: ContextAdd, form: Form) -> anyhow::Result<()> {
         Some(file) => Some(connect::read_token(file)?),
         None => token.clone(),
     };
-    connect::warn_of_password(&hub);
+    connect::warn_of_password(&hub, connect::IN_A_FILE);
     connect::connect(&hub, used, ca_file.as_deref())?;
 
     let context = Context { hub, token, token_file: file, ca_file };

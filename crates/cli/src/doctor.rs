@@ -28,6 +28,8 @@ pub(crate) async fn run(args: Doctor, form: Form) -> anyhow::Result<u8> {
     let hub = (!args.hub.is_empty()).then(|| args.hub.join(","));
     let hub_arg = HubArg { hub, ca_file: args.ca_file, ..HubArg::default() };
     let (hubs, ca_file) = connect::hub_and_authorities(&hub_arg)?;
+    let advice = "set HTTPS_PROXY and HTTP_PROXY instead, and leave --proxy out";
+    args.proxy.iter().for_each(|proxy| connect::warn_of_password(proxy, advice));
     let ways = ways::all(&hubs, &args.proxy, ca_file.as_deref()).await?;
     let screen = Screen::new(form);
     if screen.is_shown() {

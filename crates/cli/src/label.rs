@@ -145,6 +145,10 @@ where
         match ask().await {
             Err(Error::Refused { problem, retry_after }) if problem.code == Code::RateLimited => {
                 let pause = retry_after.unwrap_or(Duration::from_secs(1)).min(PAUSE_MAX);
+                out::note(&format!(
+                    "the hub takes no more for {} s; it is tried again then",
+                    pause.as_secs()
+                ));
                 tokio::time::sleep(pause).await;
             }
             answer => return answer,

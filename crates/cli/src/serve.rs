@@ -1,6 +1,6 @@
 //! `bellwire serve`: settings in, a hub that runs until a signal stops it.
 
-use bellwire_hub::app::{Bound, StartError};
+use bellwire_hub::app::{self, Bound, StartError};
 use bellwire_hub::config::{Loaded, Scheme};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,7 +26,7 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let (data_dir, open) = (config.data_dir.clone(), config.open);
+    let (data_dir, in_the_clear) = (config.data_dir.clone(), app::tokens_in_the_clear(&config));
     let hub = Bound::bind(config).await.map_err(refused)?.serve();
     for listener in hub.listeners() {
         let version = env!("CARGO_PKG_VERSION");
@@ -41,15 +41,8 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     {
         tracing::warn!("tls_cert is set, and no listener uses it: each is http:// in listen");
     }
-    // On an open hub there is nothing to read but the commands themselves, which --open says enough of.
-    let plain = hub.listeners().iter().find(|listener| {
-        listener.scheme == Scheme::Http && !listener.address.ip().to_canonical().is_loopback()
-    });
-    if let Some(listener) = plain.filter(|_| !open) {
-        tracing::warn!(
-            "{listener} is plain HTTP: a token that is sent to it can be read on the way. Use https wherever the network lets it \
-             through, or a reverse proxy that ends TLS"
-        );
+    if let Some(warning) = in_the_clear {
+        tracing::warn!("{warning}");
     }
     let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
     tracing::info!("ready; the data folder is {}", data_dir.display());
@@ -66,7 +59,7 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
                 }
                 Ok(()) => tracing::info!("certificate and key read again"),
                 Err(faults) => for fault in faults {
-                    tracing::error!("what it held before stays: {fault}");
+                    tracing::error!("{fault}; the file as it was before stays in use");
                 },
             },
         }

@@ -53,11 +53,12 @@ fn a_schedule_is_made_with_its_next_three_times_and_then_listed_paused_resumed_a
     let hub = Hub::start();
     let (_, _, empty) = hub.run(&["list"]);
     assert!(empty.contains("schedule create"), "{empty}");
-    let create = ["create", "nightly", "0 3 * * *", "backup", "-l", "site=lyon,!spare"];
+    let create = ["create", "nightly", "0 3 1 1 *", "backup", "-l", "site=lyon,!spare"];
     let (code, stdout, stderr) = hub.run(&[&create[..], &["--timezone", "Europe/Paris"]].concat());
     assert_eq!(code, 0, "{stderr}");
     let next = stdout.lines().find(|line| line.contains("next ")).unwrap();
-    assert_eq!(next.matches(":00:00.000Z").count(), 3, "{stdout}");
+    // 3 o'clock in Paris, in winter.
+    assert_eq!(next.matches("-01-01T02:00:00.000Z").count(), 3, "{stdout}");
     assert!(stdout.contains("backup to what matches site=lyon,!spare"), "{stdout}");
 
     let shown = hub.json(&["show", "nightly"]);
@@ -121,7 +122,7 @@ fn what_is_given_is_what_the_hub_gets() {
 }
 
 #[test]
-fn a_mistake_is_told_with_what_would_be_right() {
+fn a_mistake_is_refused_with_what_would_be_right() {
     let hub = Hub::start();
     for (args, code, says) in [
         (&["create", "x", "@daily", "ping"][..], 2, "--all"),
@@ -130,8 +131,9 @@ fn a_mistake_is_told_with_what_would_be_right() {
         (&["create", "x", "@daily", "ping", "{bad", "--all"], 2, "begins like JSON"),
         (&["create", "x", "60 * * * *", "ping", "--all"], 2, "minute"),
         (&["create", "x", "@daily", "ping", "--all", "--timezone", "Paris"], 2, "Europe/Paris"),
-        (&["create", "x", "@daily", "ping", "--all", "--batch", "0%"], 2, "batch"),
-        (&["delete", "nothing"], 1, "nothing"),
+        (&["create", "x", "@daily", "ping", "--all", "--batch", "0%"], 2, "1% to 100%"),
+        (&["create", "x", "@daily", "ping", "-", "--all"], 2, "- is not read"),
+        (&["delete", "nothing"], 1, "bellwire schedule list"),
     ] {
         let (found, stdout, stderr) = hub.run(args);
         assert!(found == code && stderr.contains(says), "{args:?}: {found} {stdout} {stderr}");
@@ -139,7 +141,7 @@ fn a_mistake_is_told_with_what_would_be_right() {
 }
 
 #[test]
-fn a_command_is_sent_in_its_maintenance_window_and_says_what_it_waits_for() {
+fn a_command_waits_for_its_maintenance_window_and_says_so() {
     let hub = Hub::start();
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     // Half a day from now.
@@ -168,4 +170,16 @@ fn a_command_is_sent_in_its_maintenance_window_and_says_what_it_waits_for() {
     let (code, stdout, stderr) = hub.run(&[&plan[..], &window].concat());
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("window opens at 0 2 * * * (Europe/Paris) for 2 h"), "{stdout}");
+}
+
+#[test]
+fn a_program_changes_a_schedule_by_a_merge_patch_of_its_plan() {
+    let hub = Hub::start();
+    hub.json(&["create", "nightly", "0 3 1 1 *", "backup", "--all"]);
+    let patch = bellwire_proto::Json::parse(r#"{"cron":"0 4 1 1 *","ttl_s":60}"#).unwrap();
+    let controller = bellwire_client::Controller::new(&hub.url).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(controller.change_schedule("nightly", &patch)).unwrap();
+    let shown = hub.json(&["show", "nightly"]);
+    assert_eq!((&shown["cron"], &shown["ttl_s"]), (&"0 4 1 1 *".into(), &60.into()), "{shown}");
 }

@@ -377,9 +377,24 @@ pub fn faults(config: &Config) -> Vec<StartError> {
 }
 
 /// What [`Bound::bind`] accepts in these settings, and their operator should look at: lists of revoked certificates that should have
-/// been renewed. It reads the files that they name.
+/// been renewed, and listeners where tokens are sent in the clear. It reads the files that they name.
 pub fn warnings(config: &Config) -> Vec<String> {
-    tls::warnings(config)
+    tls::warnings(config).into_iter().chain(tokens_in_the_clear(config)).collect()
+}
+
+/// Of a hub that asks for tokens: where they are sent by plain HTTP beyond this machine.
+pub fn tokens_in_the_clear(config: &Config) -> Option<String> {
+    let plain = config.listeners().filter(|(listener, scheme)| {
+        *scheme == Scheme::Http && !listener.open && !listener.is_loopback()
+    });
+    let plain: Vec<String> = plain.map(|(listener, _)| listener.to_string()).collect();
+    (!config.open && !plain.is_empty()).then(|| {
+        format!(
+            "{} is plain HTTP: a token that is sent there can be read on the way. Use https wherever the network lets it through, or \
+             a reverse proxy that ends TLS",
+            plain.join(", ")
+        )
+    })
 }
 
 impl Running {

@@ -99,6 +99,9 @@ pub const COUNTED_ATTEMPTS_MAX: u32 = 10;
 /// Attempts, counted or not, before a delivery is `dead`. Contract, section 2.
 pub const SENDS_MAX: u32 = 100;
 
+/// Bytes of a file of devices that `bellwire devices import` reads, as a whole and before anything is changed: our choice, 256
+/// for each of a million devices.
+pub const DEVICES_FILE_BYTES_MAX: u64 = 256 << 20;
 /// Devices of a command whose deliveries all come into being with its answer; with more, they follow in small steps: our
 /// choice, a transaction of under a millisecond. docs/protocol.md, section 3.
 pub const COMMAND_DEVICES_AT_ONCE: usize = 128;

@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &AgentEnroll, form: Form) -> anyhow::Result<u8> {
     } else {
         connect::read_token(&args.token_file)?
     };
-    connect::warn_of_password(&args.hub);
+    connect::warn_of_password(&args.hub, "leave it out; the appliance gets a token of its own");
     let hub = connect::connect(&args.hub, Some(join), args.ca_file.as_deref())?;
     let config = &args.config.config;
     let path = match &args.credential_file {

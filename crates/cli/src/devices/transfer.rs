@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, Error};
 use bellwire_proto::labels::{LabelsPatch, is_label_key};
-use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::limits::{DEVICES_FILE_BYTES_MAX, PAGE_ITEMS};
 use bellwire_proto::{Code, Device, DeviceId, Labels};
 use csv::StringRecord;
 use futures_util::TryStreamExt as _;
@@ -24,9 +24,6 @@ use crate::connect;
 use crate::exit::{self, Usage};
 use crate::label::{self, DEVICES_MAX};
 use crate::out::{self, BOLD, Form};
-
-/// Bytes of a file, which is read as a whole before anything is changed.
-const FILE_BYTES_MAX: u64 = 256 << 20;
 
 pub(crate) async fn export(args: Export, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
@@ -114,13 +111,15 @@ fn read(file: &Path) -> anyhow::Result<BTreeMap<DeviceId, Labels>> {
 fn parse(from: impl Read) -> Result<BTreeMap<DeviceId, Labels>, Usage> {
     let unreadable = |e: csv::Error| Usage(format!("this is no CSV: {e}"));
     let mut text = String::new();
-    let read = from.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+    let read = from.take(DEVICES_FILE_BYTES_MAX + 1).read_to_string(&mut text);
     read.map_err(|e| Usage(format!("this is no CSV in UTF-8: {e}")))?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(Usage(format!("a file has at most {FILE_BYTES_MAX} bytes; split it")));
+    if text.len() as u64 > DEVICES_FILE_BYTES_MAX {
+        return Err(Usage(format!("a file has at most {DEVICES_FILE_BYTES_MAX} bytes; split it")));
     }
     // So that lines are counted as an editor does.
-    let text = text.replace("\r\n", "\n");
+    if text.contains("\r\n") {
+        text = text.replace("\r\n", "\n");
+    }
     check_quotes(&text).map_err(Usage)?;
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let columns = reader.headers().map_err(unreadable)?.clone();

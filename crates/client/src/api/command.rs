@@ -66,7 +66,8 @@ impl SendOptions {
         self
     }
 
-    /// How long the hub waits for a terminal state before it responds: at most 300 s, default 0.
+    /// How long the hub waits for a terminal state before it responds: at most 300 s, default 0. With
+    /// [`SendOptions::not_before`] or [`SendOptions::window`] it does not wait.
     pub fn wait(mut self, wait: Seconds) -> Self {
         self.wait = Some(wait);
         self
