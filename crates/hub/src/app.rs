@@ -198,7 +198,8 @@ impl Hub {
         let options = Options::default()
             .history_retention(config.history)
             .audit_retention(config.audit_keep, config.audit_bytes_max)
-            .space(config.quotas.store_bytes_max, config.quotas.store_free_min);
+            .space(config.quotas.store_bytes_max, config.quotas.store_free_min)
+            .count_senders(config.quotas.store_bytes_per_token > 0);
         let data_dir = config.data_dir.clone();
         let opened = in_thread(move || SqliteStore::open(&data_dir, options));
         let (store, recovered) = opened.await.map_err(StartError::System)??;

@@ -1,4 +1,4 @@
-//! How much one address, one token and all together may ask for: requests per second, connections, bytes of bodies; and how
+//! How much one address, one token and all together may ask for: requests per second, connections, bytes; and how
 //! failed credentials slow down whoever sends them. `docs/config.md` says how to size it.
 //!
 //! - An IPv6 address counts by its /64, which is what one customer is given. A loopback address is not limited unless that
@@ -148,6 +148,19 @@ impl Quota {
                 "a token may have {most} streams of events, and this one has; close one first"
             );
             return Err(Problem::new(Code::RateLimited, detail));
+        }
+        Ok(())
+    }
+
+    /// Another command of a sender whose commands take so many bytes in the store.
+    pub(crate) fn stored(&self, bytes: u64) -> Result<(), Problem> {
+        let most = self.quotas.store_bytes_per_token;
+        if most > 0 && bytes >= most {
+            let detail = format!(
+                "the commands with this token take the {most} bytes that they may (store_bytes_per_token); try again when the \
+                 retention of older ones has elapsed (history)"
+            );
+            return Err(Problem::new(Code::QueueFull, detail));
         }
         Ok(())
     }

@@ -177,6 +177,12 @@ pub trait Store: Send + Sync + 'static {
     /// the same, as long as the disk takes it.
     fn full(&self) -> Option<&'static str>;
 
+    /// About how many bytes the commands take that were stored with this `created_by`, as long as they are there; 0 of a store
+    /// that does not count them.
+    fn bytes_of_sender(&self, _created_by: &str) -> u64 {
+        0
+    }
+
     /// A cursor from which nothing can be read, for one that names a device which the reader must not see. `None` without
     /// randomness: the list then ends.
     fn seal_cursor(&self, cursor: &Cursor) -> Option<Cursor>;

@@ -15,6 +15,7 @@ use bellwire_core::record::{
 };
 use bellwire_hub::store::{AuditFilter, CommandFilter, Cursor, OpenError, Options, PageRequest};
 use bellwire_hub::store::{SqliteStore, Store, StoreError, StoreEvents};
+use bellwire_proto::limits::DELIVERY_STORED_BYTES;
 use bellwire_proto::{
     AuditEntry, AuditObject, DeliveryState, RolloutState, ScheduleId, SchedulePlan, Seq, Timestamp,
 };
@@ -181,6 +182,42 @@ fn history_is_purged_in_pieces_and_nothing_live_with_it() {
         kit.commit(vec![]);
     }
     assert_eq!(kit.view(&universe), model.view());
+}
+
+#[test]
+fn a_sender_is_charged_for_its_commands_once_each_until_they_are_purged_over_a_restart_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let by = |seq, sender: &str, total| {
+        let mut record = command(seq);
+        (record.created_by, record.head.total) = (Some(sender.into()), total);
+        Change::PutCommand(Box::new(record))
+    };
+    let data_bytes = command(1).data.as_str().len() as u64;
+    let counted = |kit: &Kit| ["a", "b"].map(|sender| kit.store.bytes_of_sender(sender));
+    let kit = Kit::open_with(dir.path(), options_at(1).count_senders(true));
+    let ended = |seq| put(delivery_in(seq, "d", DeliveryState::Succeeded, 1));
+    kit.commit(vec![by(1, "a", 1), ended(1), by(2, "a", 1), put(delivery(2, "d"))]);
+    kit.commit(vec![by(2, "a", 1), by(3, "b", 1), ended(3), put_command(4), ended(4)]);
+    let one = data_bytes + DELIVERY_STORED_BYTES;
+    assert_eq!(counted(&kit), [2 * one, one], "a command that is stored twice counts once");
+    kit.commit(vec![by(5, "b", 1000), put(of_many(1000, delivery(5, "d")))]);
+    let many = data_bytes + 1000 * DELIVERY_STORED_BYTES;
+    assert_eq!(counted(&kit), [2 * one, one + many], "to many: its data once");
+    kit.close();
+
+    let kit = Kit::open_with(dir.path(), options_at(1).count_senders(true));
+    assert_eq!(counted(&kit), [2 * one, one + many], "found again");
+    kit.close();
+
+    let kit = Kit::open_with(dir.path(), later().count_senders(true));
+    kit.commit(vec![]);
+    assert_eq!(counted(&kit), [one, many], "what has ended long ago is gone");
+    kit.close();
+    assert_eq!(
+        counted(&Kit::open_with(dir.path(), later())),
+        [0, 0],
+        "without a limit nothing is counted"
+    );
 }
 
 /// The numbers of the commands that are there.

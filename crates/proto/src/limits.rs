@@ -372,6 +372,11 @@ pub const UNSENT_BYTES_IN_ALL: Range = Range { default: 512 << 20, min: 0, max: 
 /// Bytes that the store may hold, about; beyond them a send is 429 `queue_full`, and what devices report is still stored. 0, the
 /// default, is no limit but the disk's. Setting `store_bytes_max`.
 pub const STORE_BYTES: Range = Range { default: 0, min: 0, max: 1 << 50 };
+/// Bytes that the commands of one sender (a token, a client's certificate) may take in the store, about, as long as they are there;
+/// beyond them its sends are 429 `queue_full`. 0, the default, is no limit. Setting `store_bytes_per_token`.
+pub const STORE_BYTES_PER_TOKEN: Range = Range { default: 0, min: 0, max: 1 << 50 };
+/// Bytes that a delivery counts for there, beside the data of its command: our choice, about what it takes.
+pub const DELIVERY_STORED_BYTES: u64 = 400;
 /// Bytes that a send leaves free on the disk of the store, for what devices report of the commands that it holds; 0 is none.
 /// Default our choice: hundreds of reports of the greatest size, or some hundred thousand of the usual one. Setting
 /// `store_free_min`.

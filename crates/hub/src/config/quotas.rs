@@ -24,6 +24,8 @@ pub struct Quotas {
     pub unsent_bytes_max: u64,
     /// Bytes that the store may hold, about. Default 0.
     pub store_bytes_max: u64,
+    /// Bytes that the commands of one token may take in the store, about. Default 0.
+    pub store_bytes_per_token: u64,
     /// Bytes that a send leaves free on the store's disk. Default 64 MiB.
     pub store_free_min: u64,
     /// Bytes of bodies that are being received from one address. Default 64 MiB.
@@ -48,6 +50,7 @@ impl Default for Quotas {
             streams_per_token: limits::STREAMS_PER_TOKEN.default,
             unsent_bytes_max: limits::UNSENT_BYTES_IN_ALL.default,
             store_bytes_max: limits::STORE_BYTES.default,
+            store_bytes_per_token: limits::STORE_BYTES_PER_TOKEN.default,
             store_free_min: limits::STORE_FREE.default,
             body_bytes_per_address: limits::BODY_BYTES.default,
             body_bytes_per_token: limits::BODY_BYTES.default,

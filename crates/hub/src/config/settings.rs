@@ -222,6 +222,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         limits::STORE_BYTES,
         "a number of bytes, 0 (no limit) to 1125899906842624"
     ),
+    quota!(
+        store_bytes_per_token,
+        limits::STORE_BYTES_PER_TOKEN,
+        "a number of bytes, 0 (no limit) to 1125899906842624"
+    ),
     quota!(store_free_min, limits::STORE_FREE, "a number of bytes, 0 (none) to 1125899906842624"),
     quota!(
         body_bytes_per_address,

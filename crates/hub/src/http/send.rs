@@ -95,7 +95,7 @@ pub(super) async fn command(mut request: Request) -> Result<Response, Problem> {
     send.run_timeout = envelope.run_timeout;
     send.not_before = envelope.not_before;
     send.window = envelope.window.map(Arc::new);
-    send.refused = reached.err().map(Box::new);
+    refuse(&mut send, reached);
     send.select = envelope.select;
     send.rollout = envelope.rollout.map(Box::new);
     send.reject_when_full = true;
@@ -140,7 +140,7 @@ pub(super) async fn retry(mut request: Request) -> Result<Response, Problem> {
     send.parent = Some(parent.id);
     if let Some(window) = &parent.window {
         let reached = window::check(window, false, None, send.ttl, request.driver.now());
-        send.refused = reached.err().map(|problem| Box::new(window::of_retry(problem)));
+        refuse(&mut send, reached.map_err(window::of_retry));
     }
     send.window = parent.window.map(Arc::new);
     let media_type = params::media_type(&request.head.headers);
@@ -198,7 +198,14 @@ fn preferred_wait(request: &Request) -> Option<Seconds> {
     params::prefer_wait(preferences.filter_map(|value| value.to_str().ok()), WAIT_S.max)
 }
 
-/// Sets the sender, and the key by which a repeated request is recognized.
+/// Has the command refused, unless its key was used before.
+fn refuse(send: &mut Send, allowed: Result<(), Problem>) {
+    if let Err(problem) = allowed {
+        send.refused = Some(Box::new(problem));
+    }
+}
+
+/// Sets the sender, who may have stored too much, and the key by which a repeated request is recognized.
 fn identify(
     send: &mut Send,
     request: &Request,
@@ -208,6 +215,10 @@ fn identify(
     body: &[u8],
 ) {
     send.created_by = request.caller.name().map(Cow::into_owned);
+    if let Some(sender) = &send.created_by {
+        let allowed = request.driver.quota().stored(request.driver.store().bytes_of_sender(sender));
+        refuse(send, allowed);
+    }
     if let Some(key) = key {
         let caller = request.caller.key_owner().unwrap_or_default();
         let fingerprint = fingerprint(request, query, media_type, body);

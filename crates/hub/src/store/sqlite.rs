@@ -39,6 +39,7 @@ use schema::StoreFile;
 use seal::Seal;
 use space::{Space, SpaceWatch};
 use threads::Threads;
+use usage::Usage;
 
 mod anchor;
 mod attributes;
@@ -64,6 +65,7 @@ mod select;
 mod space;
 mod threads;
 mod tokens;
+mod usage;
 mod waits;
 mod writer;
 
@@ -113,6 +115,7 @@ struct Shared {
     in_use: FilesInUse,
     seal: Arc<Seal>,
     space: Space,
+    usage: Usage,
     bytes_max: u64,
     free_min: u64,
     history_retention: Duration,
@@ -162,12 +165,17 @@ impl SqliteStore {
         let clock = options.clock.unwrap_or_else(resumed);
         let recovered = recover::recover(&mut writer, clock.now()).map_err(sqlite)?;
         let seal = Seal::of(&writer).map_err(sqlite)?;
+        let usage = match options.counts_senders {
+            true => Usage::read(&writer).map_err(sqlite)?,
+            false => Usage::default(),
+        };
         let in_use = FilesInUse::of(&path);
         let shared = Shared {
             file,
             in_use,
             seal: Arc::new(seal),
             space: Space::default(),
+            usage,
             bytes_max: options.bytes_max,
             free_min: options.free_min,
             history_retention: options.history_retention,
@@ -472,6 +480,10 @@ impl Store for SqliteStore {
 
     fn full(&self) -> Option<&'static str> {
         self.shared.space.full()
+    }
+
+    fn bytes_of_sender(&self, created_by: &str) -> u64 {
+        self.shared.usage.of(created_by)
     }
 
     fn seal_cursor(&self, cursor: &Cursor) -> Option<Cursor> {

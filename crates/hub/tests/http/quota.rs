@@ -1,9 +1,10 @@
 //! How much one address and one token may ask for. Contract, section 6; docs/config.md, "Limits".
 
 use bellwire_hub::config::Quotas;
+use bellwire_proto::limits::DELIVERY_STORED_BYTES;
 use serde_json::json;
 
-use crate::support::Hub;
+use crate::support::{Hub, text};
 use crate::tokens::Made;
 
 /// A hub that limits this machine as any other.
@@ -164,6 +165,45 @@ fn a_store_that_may_hold_no_more_refuses_sends_and_takes_what_devices_report() {
     assert_eq!(hub.report(&first, "{\"state\":\"succeeded\"}").status, 200);
     assert_eq!(keyed("k").status, 202, "it was stored before");
     assert_eq!(keyed("l").code(), "queue_full");
+}
+
+#[test]
+fn a_sender_whose_commands_take_too_much_is_refused_and_no_other_over_a_restart_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub_on = || {
+        let data_dir = folder.path().join("hub");
+        Hub::with(|config| {
+            config.data_dir = data_dir;
+            config.quotas.store_bytes_per_token = 3 * (1000 + DELIVERY_STORED_BYTES);
+        })
+    };
+    let hub = hub_on();
+    let admin = hub.token(&json!({"role": "admin"}));
+    let other = hub.token_by(&admin, &json!({"role": "operator"}));
+    for device in ["d", "e"] {
+        hub.with_token(&admin, &format!("PUT /v1/devices/{device}"), "{\"labels\":{}}");
+    }
+    let data = format!("\"{}\"", "x".repeat(998));
+    let send = |hub: &Hub, token: &Made, key: u8| {
+        let fields =
+            format!("Authorization: Bearer {}\r\nIdempotency-Key: {key}\r\n", token.secret);
+        hub.request("POST /v1/send/d/ping", &fields, data.as_bytes())
+    };
+    for key in 0..3 {
+        assert_eq!(send(&hub, &admin, key).status, 202, "{key}");
+    }
+    let refused = send(&hub, &admin, 3);
+    assert_eq!((refused.status, refused.code().as_str()), (429, "queue_full"));
+    assert!(text(&refused.json()["detail"]).contains("store_bytes_per_token"), "{refused:?}");
+    let many = json!({"action": "ping", "target": {"devices": ["d", "e"]}}).to_string();
+    assert_eq!(hub.with_token(&admin, "POST /v1/commands", &many).code(), "queue_full");
+    assert_eq!(send(&hub, &admin, 2).status, 202, "a repeat: it is stored already");
+    assert_eq!(send(&hub, &other, 0).status, 202, "another sender");
+    drop(hub);
+
+    let hub = hub_on();
+    assert_eq!(send(&hub, &admin, 3).code(), "queue_full", "counted anew");
+    assert_eq!(send(&hub, &other, 1).status, 202);
 }
 
 #[test]

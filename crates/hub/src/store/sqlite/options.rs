@@ -18,6 +18,7 @@ pub struct Options {
     pub(super) audit_bytes_max: u64,
     pub(super) bytes_max: u64,
     pub(super) free_min: u64,
+    pub(super) counts_senders: bool,
     /// Given clocks, or `None`: those of the machine, which go on from the last run.
     pub(super) clock: Option<Clock>,
     vfs: Option<String>,
@@ -33,6 +34,7 @@ impl Default for Options {
             audit_bytes_max: AUDIT_BYTES.default,
             bytes_max: 0,
             free_min: 0,
+            counts_senders: false,
             clock: None,
             vfs: None,
             checkpoint_pages: CHECKPOINT_PAGES,
@@ -68,6 +70,14 @@ impl Options {
     #[must_use]
     pub fn space(self, bytes_max: u64, free_min: u64) -> Self {
         Self { bytes_max, free_min, ..self }
+    }
+
+    /// Counts what the commands of each sender take, for [`Store::bytes_of_sender`]; the start then looks at every command.
+    ///
+    /// [`Store::bytes_of_sender`]: crate::store::Store::bytes_of_sender
+    #[must_use]
+    pub fn count_senders(self, counts_senders: bool) -> Self {
+        Self { counts_senders, ..self }
     }
 
     /// Runs on these clocks instead of the machine's.

@@ -15,7 +15,8 @@ use rusqlite::{Connection, Result, Statement, params};
 
 use super::Shared;
 use super::audit::AuditRetention;
-use super::rows::{instant_ms, ms};
+use super::rows::{self, instant_ms, ms};
+use super::usage::Usage;
 use crate::clock::Clock;
 
 /// Commands looked at in one step at least; as many as a commit has transactions if those are
@@ -41,14 +42,16 @@ pub(super) struct Purge<'c> {
     rollouts: Statement<'c>,
     commands: Statement<'c>,
     keys: Statement<'c>,
+    usage: &'c Usage,
     audit: AuditRetention<'c>,
     /// There is more of the audit log to delete.
     more_audit: bool,
 }
 
 impl<'c> Purge<'c> {
-    pub(super) fn new(connection: &'c Connection, shared: &Shared) -> Result<Self> {
+    pub(super) fn new(connection: &'c Connection, shared: &'c Shared) -> Result<Self> {
         Ok(Self {
+            usage: &shared.usage,
             retention: shared.history_retention,
             clock: shared.clock.clone(),
             audit: AuditRetention::new(connection, shared.audit_keep, shared.audit_bytes_max)?,
@@ -78,7 +81,9 @@ impl<'c> Purge<'c> {
             )?,
             counts: connection.prepare("DELETE FROM counts WHERE seq = ?1")?,
             rollouts: connection.prepare("DELETE FROM rollouts WHERE seq = ?1")?,
-            commands: connection.prepare("DELETE FROM commands WHERE seq = ?1")?,
+            commands: connection.prepare(
+                "DELETE FROM commands WHERE seq = ?1 RETURNING created_by, octet_length(data), total",
+            )?,
             keys: connection.prepare(
                 "DELETE FROM idempotency WHERE (caller, key) IN (
                      SELECT caller, key FROM idempotency INDEXED BY idempotency_expiry
@@ -154,7 +159,12 @@ impl<'c> Purge<'c> {
             }
             self.counts.execute([seq])?;
             self.rollouts.execute([seq])?;
-            self.commands.execute([seq])?;
+            let (usage, mut deleted) = (self.usage, self.commands.query([seq])?);
+            while let Some(row) = deleted.next()? {
+                let sender: Option<String> = row.get(0)?;
+                usage.deleted(sender.as_deref(), rows::uint(row, 1)?, rows::uint(row, 2)?);
+            }
+            drop(deleted);
             self.keep_last_seq.execute([seq])?;
         }
         Ok(looked_at)

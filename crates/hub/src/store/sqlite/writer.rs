@@ -21,6 +21,7 @@ use super::rollouts;
 use super::rows::{self, instant_ms, int, ms};
 use super::schedules;
 use super::tokens;
+use super::usage::Usage;
 use crate::store::{StoreError, StoreEvents};
 
 const PUT_COMMAND: &str = "
@@ -66,7 +67,7 @@ fn write(
     connection: &Connection,
     events: &dyn StoreEvents,
 ) -> Result<(), StoreError> {
-    let mut statements = Statements::prepare(connection)?;
+    let mut statements = Statements::prepare(connection, &shared.usage)?;
     let mut purge = Purge::new(connection, shared)?;
     let mut anchor = AnchorWriter::new(connection, shared.clock.clone())?;
     let mut checkpoint = Checkpoint::new(connection, shared)?;
@@ -140,11 +141,13 @@ struct Statements<'c> {
     put_schedule: Statement<'c>,
     delete_schedule: Statement<'c>,
     audit: AuditWriter<'c>,
+    usage: &'c Usage,
 }
 
 impl<'c> Statements<'c> {
-    fn prepare(connection: &'c Connection) -> Result<Self> {
+    fn prepare(connection: &'c Connection, usage: &'c Usage) -> Result<Self> {
         Ok(Self {
+            usage,
             begin: connection.prepare("BEGIN IMMEDIATE")?,
             commit: connection.prepare("COMMIT")?,
             rollback: connection.prepare("ROLLBACK")?,
@@ -221,7 +224,13 @@ impl<'c> Statements<'c> {
 
     fn apply(&mut self, change: &Change) -> Result<()> {
         match change {
-            Change::PutCommand(command) => rows::put_command(&mut self.put_command, command),
+            Change::PutCommand(command) => {
+                let stored = rows::put_command(&mut self.put_command, command)?;
+                if stored > 0 {
+                    self.usage.stored(command);
+                }
+                Ok(stored)
+            }
             Change::PutTargets(seq, chunk) => self.put_targets(*seq, chunk),
             Change::DeleteTargets(seq, first) => {
                 self.delete_targets.execute(params![int(seq.get()), first.as_str()])

@@ -1,0 +1,68 @@
+//! About how many bytes the commands of each sender take, so that one sender cannot fill the store for the others.
+//!
+//! In memory: read once when the store is opened, then counted as commands are stored and deleted. It has an entry for each sender
+//! of whom there is a command.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use bellwire_core::record::CommandRecord;
+use bellwire_proto::limits::DELIVERY_STORED_BYTES;
+use rusqlite::{Connection, Result};
+
+use super::rows;
+
+/// For how many bytes each sender's commands count; of no use, and nothing is counted, without a limit.
+#[derive(Debug, Default)]
+pub(super) struct Usage(Option<Mutex<HashMap<Box<str>, u64>>>);
+
+impl Usage {
+    /// Looks at every command: a second for some millions of them. SQLite does not read the data for their length.
+    pub(super) fn read(connection: &Connection) -> Result<Self> {
+        let mut all = connection.prepare(
+            "SELECT created_by, sum(octet_length(data) + ?1 * total) FROM commands
+             WHERE created_by IS NOT NULL GROUP BY created_by",
+        )?;
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, rows::uint(row, 1)?));
+        let all = all.query_map([rows::int(DELIVERY_STORED_BYTES)], row)?;
+        Ok(Self(Some(Mutex::new(all.collect::<Result<_>>()?))))
+    }
+
+    /// What the commands of this sender count for.
+    pub(super) fn of(&self, sender: &str) -> u64 {
+        self.0.as_ref().map_or(0, |all| {
+            let all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.get(sender).copied().unwrap_or(0)
+        })
+    }
+
+    /// A command was stored.
+    pub(super) fn stored(&self, command: &CommandRecord) {
+        let bytes = bytes(command.data.as_str().len() as u64, command.head.total);
+        self.change(command.created_by.as_deref(), |counted| counted.saturating_add(bytes));
+    }
+
+    /// A command was deleted.
+    pub(super) fn deleted(&self, sender: Option<&str>, data_bytes: u64, total: u64) {
+        let bytes = bytes(data_bytes, total);
+        self.change(sender, |counted| counted.saturating_sub(bytes));
+    }
+
+    fn change(&self, sender: Option<&str>, change: impl Fn(u64) -> u64) {
+        let (Some(all), Some(sender)) = (&self.0, sender) else { return };
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = change(all.get(sender).copied().unwrap_or(0));
+        if counted == 0 {
+            all.remove(sender);
+        } else if let Some(of_sender) = all.get_mut(sender) {
+            *of_sender = counted;
+        } else {
+            all.insert(sender.into(), counted);
+        }
+    }
+}
+
+/// Its data once, and its deliveries without what devices report of them.
+fn bytes(data_bytes: u64, total: u64) -> u64 {
+    data_bytes.saturating_add(total.saturating_mul(DELIVERY_STORED_BYTES))
+}
