@@ -37,7 +37,7 @@ pub(crate) use selection::Selection;
 
 /// Targets in a chunk: what a step takes is about what a send takes, so that a sender whose transaction comes in meanwhile
 /// waits for little more than its own.
-pub(crate) const CHUNK_DEVICES: usize = 32;
+pub(crate) const CHUNK_DEVICES: usize = 16;
 /// Steps under way at once: some are prepared while others are written. While requests change something too it is one, and
 /// what came in until it was on disk is written before the next: each of them waits for one step at most.
 const STEPS_MAX: usize = 8;
