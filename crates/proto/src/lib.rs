@@ -20,6 +20,7 @@
 pub mod audit;
 pub mod codes;
 pub mod command;
+pub mod command_plan;
 pub mod csv;
 pub mod delivery;
 pub mod device;
@@ -49,6 +50,7 @@ pub mod window;
 
 pub use audit::{Actor, AuditEntry, AuditObject};
 pub use command::{Command, Counts, Page, Preview};
+pub use command_plan::{CommandPlan, CommandTarget};
 pub use delivery::{Delivery, DeliveryState};
 pub use device::{Device, DeviceChange, DeviceEvent, DeviceStatus, Transport};
 pub use enroll::{Enroll, Enrolled};

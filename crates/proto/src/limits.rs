@@ -170,6 +170,8 @@ pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 /// Time to live of a command in seconds: default, least and most. Contract, section 3.
 pub const TTL_S: Range = Range { default: 3600, min: 1, max: 7 * 86_400 };
+/// The same, or zero for "only devices that are online". Contract, section 3.
+pub const TTL_OR_ZERO_S: Range = Range { min: 0, ..TTL_S };
 /// The time to live of a command sent with `ttl=0`, in seconds. Contract, section 3.
 pub const TTL_IF_ONLINE_S: u64 = 30;
 /// How long a sender may wait for the end, in seconds. Contract, section 3.

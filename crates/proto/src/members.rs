@@ -48,7 +48,7 @@ impl<'a> Members<'a> {
     }
 
     /// Parses an object that was checked as part of a body.
-    fn of_object(text: &'a str, what: &str) -> Result<Self, Problem> {
+    pub(crate) fn of_object(text: &'a str, what: &str) -> Result<Self, Problem> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let untaken = deserializer
             .deserialize_map(ObjectVisitor)

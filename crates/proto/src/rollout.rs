@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::DeliveryState;
+use crate::json::Json;
 use crate::limits::{PERCENT, ROLLOUT_BATCH, ROLLOUT_SPAN_S};
 use crate::members::Members;
 use crate::problem::Problem;
@@ -97,7 +98,18 @@ impl RolloutState {
 }
 
 impl RolloutPlan {
-    /// Reads the member `rollout` of an envelope.
+    /// Reads the member `rollout`, as it was written.
+    ///
+    /// # Errors
+    /// `bad_request`, `unknown_field`.
+    pub fn parse(text: &Json) -> Result<Self, Problem> {
+        let mut members = Members::of_object(text.as_str(), "member \"rollout\"")?;
+        let plan = Self::take(&mut members)?;
+        members.finish()?;
+        Ok(plan)
+    }
+
+    /// Takes the members of `rollout`.
     ///
     /// # Errors
     /// `bad_request`, `unknown_field`.

@@ -7,14 +7,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::command_plan::{CommandPlan, CommandTarget};
 use crate::id::{Action, CommandId, DeviceId, InvalidName};
 use crate::json::Json;
-use crate::limits::{RUN_TIMEOUT_S, Range, SCHEDULE_NAME_CHARS_MAX, TTL_S};
+use crate::limits::SCHEDULE_NAME_CHARS_MAX;
 use crate::members::Members;
-use crate::problem::{Code, Problem};
+use crate::problem::Problem;
 use crate::rollout::RolloutPlan;
-use crate::selector::Selector;
-use crate::time::Timestamp;
+use crate::time::{Seconds, Timestamp};
 use crate::window::Window;
 
 /// The identity of a schedule: a UUIDv7, as of a command.
@@ -201,28 +201,18 @@ impl SchedulePlan {
     /// `bad_request`, `unknown_field`; `payload_too_large` when `data` exceeds `data_bytes_max`.
     pub fn parse(body: &[u8], data_bytes_max: usize) -> Result<(Self, bool), Problem> {
         let mut members = Members::parse(body)?;
-        let data = members.take_json("data")?.unwrap_or_default();
-        if data.as_str().len() > data_bytes_max {
-            let detail = format!(
-                "the data is longer than {data_bytes_max} bytes, which is data_bytes_max of the hub"
-            );
-            return Err(Problem::new(Code::PayloadTooLarge, detail));
-        }
-        let rollout = members.take_json("rollout")?.filter(|rollout| !rollout.is_null());
-        if let Some(text) = &rollout {
-            rollout_of(text)?;
-        }
+        let command = CommandPlan::take(&mut members, data_bytes_max)?;
         let plan = Self {
             name: name(members.require("name")?)?,
             cron: members.require("cron")?,
             timezone: members.take("timezone")?.unwrap_or_else(|| "UTC".to_owned()),
-            action: members.require("action")?,
-            data,
-            target: ScheduleTarget::take(&mut members)?,
-            ttl_s: seconds(&mut members, "ttl_s", Range { min: 0, ..TTL_S })?,
-            run_timeout_s: seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
-            rollout,
-            window: Window::take(&mut members)?,
+            action: command.action,
+            data: command.data,
+            target: command.target.into(),
+            ttl_s: command.ttl.map(Seconds::get),
+            run_timeout_s: command.run_timeout.map(Seconds::get),
+            rollout: command.rollout.map(|(text, _)| text),
+            window: command.window,
             overlap: members.take("overlap")?.unwrap_or_default(),
             missed: members.take("missed")?.unwrap_or_default(),
         };
@@ -236,55 +226,28 @@ impl SchedulePlan {
     /// # Errors
     /// `bad_request`: an earlier version accepted it, and this one does not.
     pub fn rollout(&self) -> Result<Option<RolloutPlan>, Problem> {
-        self.rollout.as_ref().map(rollout_of).transpose()
+        self.rollout.as_ref().map(RolloutPlan::parse).transpose()
     }
 }
 
 impl ScheduleTarget {
-    fn take(members: &mut Members<'_>) -> Result<Self, Problem> {
-        let mut target = members
-            .take_members("target")?
-            .ok_or_else(|| Problem::bad_request("member \"target\" is missing"))?;
-        let device: Option<DeviceId> = target.take("device")?;
-        let devices: Option<Vec<DeviceId>> = target.take("devices")?;
-        let select: Option<String> = target.take("select")?;
-        let all: Option<bool> = target.take("all")?;
-        target.finish()?;
-        match (device, devices, select, all) {
-            (Some(device), None, None, None) => Ok(Self::Device(device)),
-            (None, Some(mut devices), None, None) => {
-                devices.sort_unstable();
-                devices.dedup();
-                match devices.is_empty() {
-                    true => Err(Problem::bad_request("target has an empty list of devices")),
-                    false => Ok(Self::Devices(devices)),
-                }
-            }
-            (None, None, Some(select), None) => {
-                let parsed = select.parse::<Selector>();
-                let parsed =
-                    parsed.map_err(|e| Problem::bad_request(format!("member select: {e}")))?;
-                match parsed.requirements().is_empty() {
-                    true => Err(Problem::bad_request(
-                        "the selector is empty; for every device the target is {\"all\":true}",
-                    )),
-                    false => Ok(Self::Select(select)),
-                }
-            }
-            (None, None, None, Some(true)) => Ok(Self::All(true)),
-            _ => Err(Problem::bad_request(
-                "target is exactly one of {\"device\":\"x\"}, {\"devices\":[\"x\",\"y\"]}, {\"select\":\"site=lyon\"} and \
-                 {\"all\":true}",
-            )),
-        }
-    }
-
     /// The devices that it names.
     pub fn devices(&self) -> &[DeviceId] {
         match self {
             Self::Device(device) => std::slice::from_ref(device),
             Self::Devices(devices) => devices,
             Self::Select(_) | Self::All(_) => &[],
+        }
+    }
+}
+
+impl From<CommandTarget> for ScheduleTarget {
+    fn from(target: CommandTarget) -> Self {
+        match target {
+            CommandTarget::Device(device) => Self::Device(device),
+            CommandTarget::Devices(devices) => Self::Devices(devices),
+            CommandTarget::Select { text, .. } => Self::Select(text),
+            CommandTarget::All => Self::All(true),
         }
     }
 }
@@ -302,26 +265,10 @@ fn name(name: String) -> Result<String, Problem> {
     )))
 }
 
-fn rollout_of(text: &Json) -> Result<RolloutPlan, Problem> {
-    let mut members = Members::parse(text.as_str().as_bytes())?;
-    let plan = RolloutPlan::take(&mut members)?;
-    members.finish()?;
-    Ok(plan)
-}
-
-fn seconds(members: &mut Members<'_>, name: &str, range: Range) -> Result<Option<u64>, Problem> {
-    match members.take::<u64>(name)? {
-        Some(n) if !range.contains(n) => Err(Problem::bad_request(format!(
-            "member {name:?} is whole seconds from {} to {}",
-            range.min, range.max
-        ))),
-        seconds => Ok(seconds),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Code;
 
     fn parse(body: &str) -> Result<(SchedulePlan, bool), Problem> {
         SchedulePlan::parse(body.as_bytes(), 64)

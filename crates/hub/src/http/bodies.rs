@@ -2,18 +2,16 @@
 //! reports, confirmations. Pure functions, so that they can be fuzzed.
 //!
 //! Bodies that are objects of the contract itself (a report, labels, facts) are parsed in
-//! `bellwire-proto`; `body.rs` bounds the number of bytes.
+//! `bellwire-proto`, and so is what an envelope has in common with a schedule; `body.rs` bounds the
+//! number of bytes.
 
 use bellwire_core::{Target, TargetQuery};
-use bellwire_proto::limits::{REPORT_BATCH_ITEMS_MAX, RUN_TIMEOUT_S, Range, TTL_S};
+use bellwire_proto::limits::REPORT_BATCH_ITEMS_MAX;
 use bellwire_proto::{
-    Action, Code, CommandId, DeliveryState, DeviceId, Json, Members, Problem, Report, RolloutPlan,
-    Seconds, Selector, Timestamp, Window,
+    Action, Code, CommandId, CommandPlan, CommandTarget, DeliveryState, DeviceId, Json, Members,
+    Problem, Report, RolloutPlan, Seconds, Timestamp, Window,
 };
 use serde_json::value::RawValue;
-
-/// A time to live: as [`TTL_S`], or zero for "only if the device is online".
-pub(super) const TTL_OR_ZERO_S: Range = Range { min: 0, ..TTL_S };
 
 /// The data of a command from the body of `POST /v1/send`: JSON if that is the media type, any
 /// other text as a JSON string, `null` if the body is empty. Contract, section 3.
@@ -87,21 +85,6 @@ pub fn retry(body: &[u8]) -> Result<Vec<DeliveryState>, Problem> {
     Ok(states)
 }
 
-fn take_rollout(members: &mut Members<'_>) -> Result<Option<RolloutPlan>, Problem> {
-    let Some(mut plan) = members.take_members("rollout")? else { return Ok(None) };
-    let parsed = RolloutPlan::take(&mut plan)?;
-    plan.finish()?;
-    Ok(Some(parsed))
-}
-
-/// The refusal of a command's data.
-pub(super) fn data_too_large(data_bytes_max: usize) -> Problem {
-    let detail = format!(
-        "the data is longer than {data_bytes_max} bytes, which is data_bytes_max of the hub"
-    );
-    Problem::new(Code::PayloadTooLarge, detail)
-}
-
 impl Envelope {
     /// Reads the envelope.
     ///
@@ -110,26 +93,21 @@ impl Envelope {
     /// than one device; `payload_too_large` when `data` exceeds `data_bytes_max`.
     pub fn parse(body: &[u8], data_bytes_max: usize) -> Result<Self, Problem> {
         let mut members = Members::parse(body)?;
-        let data = members.take_json("data")?.unwrap_or_default();
-        // Size is checked before anything else in a body (contract, section 1).
-        if data.as_str().len() > data_bytes_max {
-            return Err(data_too_large(data_bytes_max));
-        }
-        let action = members.require("action")?;
-        let (target, select) = take_target(&mut members)?;
-        let envelope = Self {
-            action,
-            data,
+        let plan = CommandPlan::take(&mut members, data_bytes_max)?;
+        let not_before = members.take("not_before")?;
+        members.finish()?;
+        let (target, select) = target_of(plan.target);
+        Ok(Self {
+            action: plan.action,
+            data: plan.data,
             target,
             select,
-            ttl: take_seconds(&mut members, "ttl_s", TTL_OR_ZERO_S)?,
-            run_timeout: take_seconds(&mut members, "run_timeout_s", RUN_TIMEOUT_S)?,
-            not_before: members.take("not_before")?,
-            window: Window::take(&mut members)?,
-            rollout: take_rollout(&mut members)?,
-        };
-        members.finish()?;
-        Ok(envelope)
+            ttl: plan.ttl,
+            run_timeout: plan.run_timeout,
+            not_before,
+            window: plan.window,
+            rollout: plan.rollout.map(|(_, rollout)| rollout),
+        })
     }
 }
 
@@ -183,60 +161,27 @@ pub fn confirmation(body: &[u8]) -> Result<String, Problem> {
     Ok(session)
 }
 
-/// Takes the target: exactly one of the contract's kinds.
-fn take_target(members: &mut Members<'_>) -> Result<(Target, Option<String>), Problem> {
-    let one_kind = || {
-        Problem::bad_request(
-            "target is exactly one of {\"device\":\"x\"}, {\"devices\":[\"x\",\"y\"]}, {\"select\":\"site=lyon\"} and {\"all\":true}",
-        )
-    };
-    let mut target = members
-        .take_members("target")?
-        .ok_or_else(|| Problem::bad_request("member \"target\" is missing"))?;
-    let device: Option<DeviceId> = target.take("device")?;
-    let devices: Option<Vec<DeviceId>> = target.take("devices")?;
-    let select: Option<String> = target.take("select")?;
-    let all: Option<bool> = target.take("all")?;
-    target.finish()?;
-    let target = match (device, devices, &select, all) {
-        (Some(device), None, None, None) => Ok(Target::Device(device)),
-        (None, Some(devices), None, None) => Target::of(devices)
-            .ok_or_else(|| Problem::bad_request("target has an empty list of devices")),
-        (None, None, Some(select), None) => selected(select),
-        (None, None, None, Some(true)) => Ok(Target::Found(Box::default())),
-        _ => Err(one_kind()),
-    };
-    Ok((target?, select))
-}
-
-/// A selector that requires nothing would be every device: who means that says so.
-fn selected(select: &str) -> Result<Target, Problem> {
-    let parsed: Selector =
-        select.parse().map_err(|e| Problem::bad_request(format!("member select: {e}")))?;
-    if parsed.requirements().is_empty() {
-        let detail = "the selector is empty; for every device the target is {\"all\":true}";
-        return Err(Problem::bad_request(detail));
-    }
-    Ok(Target::Found(Box::new(TargetQuery { select: Some(parsed), ..TargetQuery::default() })))
-}
-
-fn take_seconds(
-    members: &mut Members<'_>,
-    name: &str,
-    range: Range,
-) -> Result<Option<Seconds>, Problem> {
-    match members.take::<u64>(name)? {
-        Some(n) if !range.contains(n) => Err(Problem::bad_request(format!(
-            "member {name:?} is whole seconds from {} to {}",
-            range.min, range.max
-        ))),
-        seconds => Ok(seconds.map(Seconds::new)),
+/// The target for the core, and the selector in it as it was written.
+fn target_of(target: CommandTarget) -> (Target, Option<String>) {
+    let found = |query| Target::Found(Box::new(query));
+    match target {
+        CommandTarget::Device(device) => (Target::Device(device), None),
+        CommandTarget::Devices(devices) => match <[DeviceId; 1]>::try_from(devices) {
+            Ok([device]) => (Target::Device(device), None),
+            Err(devices) => (Target::Devices(devices), None),
+        },
+        CommandTarget::Select { text, selector } => {
+            let query = TargetQuery { select: Some(selector), ..TargetQuery::default() };
+            (found(query), Some(text))
+        }
+        CommandTarget::All => (found(TargetQuery::default()), None),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bellwire_proto::SchedulePlan;
     use proptest::prelude::*;
 
     const ID: &str = "01900000-0000-7000-8000-000000000000";
@@ -313,6 +258,36 @@ mod tests {
         ] {
             let refused = Envelope::parse(body.as_bytes(), 16).unwrap_err();
             assert_eq!(refused.code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_a_command_is_refused_with_the_same_words_in_a_schedule() {
+        for members in [
+            r#""target":{"all":true}"#,
+            r#""action":"a b","target":{"all":true}"#,
+            r#""action":"a""#,
+            r#""action":"a","target":7"#,
+            r#""action":"a","target":{}"#,
+            r#""action":"a","target":{"devices":[]}"#,
+            r#""action":"a","target":{"device":"x","devices":["y"]}"#,
+            r#""action":"a","target":{"select":"a=b=c"}"#,
+            r#""action":"a","target":{"select":" "}"#,
+            r#""action":"a","target":{"device":"x","who":1}"#,
+            r#""action":"a","target":{"all":true},"ttl_s":604801"#,
+            r#""action":"a","target":{"all":true},"run_timeout_s":0"#,
+            r#""action":"a","target":{"all":true},"window":{"minutes":1}"#,
+            r#""action":"a","target":{"all":true},"rollout":7"#,
+            r#""action":"a","target":{"all":true},"rollout":{"batch":1,"what":1}"#,
+            r#""action":"a","target":{"all":true},"data":"0123456789abcdef""#,
+            r#""action":"a","target":{"all":true},"what":1"#,
+        ] {
+            let envelope = Envelope::parse(format!("{{{members}}}").as_bytes(), 16);
+            let schedule = format!(r#"{{"name":"n","cron":"@daily",{members}}}"#);
+            let schedule = SchedulePlan::parse(schedule.as_bytes(), 16);
+            let (envelope, schedule) = (envelope.unwrap_err(), schedule.unwrap_err());
+            assert_eq!((schedule.code, &schedule.detail), (envelope.code, &envelope.detail));
+            assert!(!envelope.detail.contains("the body is"), "{members}: {}", envelope.detail);
         }
     }
 

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use axum::response::Response;
 use bellwire_core::record::IdempotencyKey;
 use bellwire_core::{Send, Target, TargetQuery};
-use bellwire_proto::limits::{ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, SMALL_BODY_BYTES_MAX, WAIT_S};
+use bellwire_proto::command_plan::data_too_large;
+use bellwire_proto::limits::{
+    ENVELOPE_BYTES_MAX, RUN_TIMEOUT_S, SMALL_BODY_BYTES_MAX, TTL_OR_ZERO_S, WAIT_S,
+};
 use bellwire_proto::{
     Action, Code, Command, CommandId, Counts, Delivery, DeviceId, Json, Problem, Seconds,
     Timestamp, Window,
@@ -14,7 +17,7 @@ use bellwire_proto::{
 use http::{StatusCode, header};
 use ring::digest;
 
-use super::bodies::{self, Envelope, TTL_OR_ZERO_S};
+use super::bodies::{self, Envelope};
 use super::params::{self, Query};
 use super::problem;
 use super::request::Request;
@@ -36,7 +39,7 @@ pub(super) async fn send(mut request: Request) -> Result<Response, Problem> {
 
     let data_bytes_max = request.driver.config().data_bytes_max;
     let body = request.body(data_bytes_max).await.map_err(|problem| match problem.code {
-        Code::PayloadTooLarge => bodies::data_too_large(data_bytes_max),
+        Code::PayloadTooLarge => data_too_large(data_bytes_max),
         _ => problem,
     })?;
     let media_type = params::media_type(&request.head.headers);
