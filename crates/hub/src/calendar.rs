@@ -4,12 +4,19 @@
 //! repeat is decided here. Local times rise, and so do the instants that `Calendar::instant` gives them: that is why
 //! each occurs once. The rules of a zone are read from the machine, or else from the table that was built in.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use bellwire_proto::limits::{CRON_CHARS_MAX, ZONE_CHARS_MAX};
 use bellwire_proto::{Problem, Timestamp};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
+
+/// Expressions that a thread holds as they were read: those of a few commands and schedules that are due together.
+const RECENT_MAX: usize = 16;
 
 /// Local times that one search may pass because they have occurred already: those of a day that is repeated whole.
 const REPEATED_MAX: usize = 24 * 60;
@@ -51,7 +58,7 @@ const FIELDS: [Field; 5] = [
 /// An expression in a zone.
 #[derive(Debug, Clone)]
 pub struct Calendar {
-    cron: Cron,
+    cron: Arc<Cron>,
     zone: TimeZone,
 }
 
@@ -70,7 +77,7 @@ impl Calendar {
     /// # Ok::<(), bellwire_proto::Problem>(())
     /// ```
     pub fn parse(expression: &str, zone: &str) -> Result<Self, Problem> {
-        Ok(Self { cron: cron(expression)?, zone: time_zone(zone)? })
+        Ok(Self { cron: Arc::new(cron(expression)?), zone: time_zone(zone)? })
     }
 
     /// The first time after the given one; `None` if there is none.
@@ -103,8 +110,35 @@ impl Calendar {
 }
 
 /// The same by the texts, for the core. What cannot be read is never due; it was read when it was stored.
+///
+/// As a window opens, this is asked once for each delivery that waits, so an expression is not read each time.
 pub(crate) fn next(expression: &str, zone: &str, after: Timestamp) -> Option<Timestamp> {
-    Calendar::parse(expression, zone).ok()?.next(after)
+    thread_local! {
+        static RECENT: RefCell<Recent> = RefCell::default();
+    }
+    let cron = RECENT.with_borrow_mut(|recent| recent.get(expression))?;
+    Calendar { cron, zone: time_zone(zone).ok()? }.next(after)
+}
+
+/// The expressions that were read last, the latest first; at most [`RECENT_MAX`].
+///
+/// Zones are not in it: jiff holds those that are in use, and reads them again when their rules have changed.
+#[derive(Default)]
+struct Recent(VecDeque<(Box<str>, Arc<Cron>)>);
+
+impl Recent {
+    /// The expression, read if it is not here; `None` when it cannot be read, and then it is not remembered.
+    fn get(&mut self, expression: &str) -> Option<Arc<Cron>> {
+        let known = self.0.iter().position(|(text, _)| **text == *expression);
+        let entry = match known.and_then(|at| self.0.remove(at)) {
+            Some(entry) => entry,
+            None => (expression.into(), Arc::new(cron(expression).ok()?)),
+        };
+        let found = Arc::clone(&entry.1);
+        self.0.truncate(RECENT_MAX - 1);
+        self.0.push_front(entry);
+        Some(found)
+    }
 }
 
 fn time_zone(name: &str) -> Result<TimeZone, Problem> {

@@ -186,6 +186,34 @@ fn a_zone_is_one_of_the_database() {
     }
 }
 
+/// As a window opened for the 100,000 deliveries of a command, its expression was read 100,000 times.
+#[test]
+fn an_expression_is_read_once_for_all_deliveries_that_wait_for_it() {
+    let mut recent = Recent::default();
+    let first = recent.get("0 2 * * *").unwrap();
+    for n in 0..100_000 {
+        let again = recent.get("0 2 * * *").unwrap();
+        assert!(Arc::ptr_eq(&first, &again), "read anew at {n}");
+    }
+}
+
+#[test]
+fn expressions_that_were_read_are_remembered_the_latest_and_no_more_than_the_bound() {
+    let mut recent = Recent::default();
+    let expression = |n: usize| format!("{n} 2 * * *");
+    let in_use = recent.get("@daily").unwrap();
+    for n in 0..60 {
+        recent.get(&expression(n)).unwrap();
+        assert!(Arc::ptr_eq(&in_use, &recent.get("@daily").unwrap()), "what is in use stays");
+        assert!(recent.get("60 * * * *").is_none() && recent.get(&"*".repeat(200)).is_none());
+        assert_eq!(recent.0.len(), (n + 2).min(RECENT_MAX));
+    }
+    let held: Vec<&str> = recent.0.iter().map(|(text, _)| &**text).collect();
+    let latest: Vec<String> = (45..60).rev().map(expression).collect();
+    assert_eq!(held[0], "@daily");
+    assert_eq!(held[1..], latest);
+}
+
 #[test]
 fn what_never_occurs_ends_the_search() {
     assert_eq!(next("0 0 30 2 *", "Europe/Paris", at("2026-01-01T00:00:00Z")), None);
@@ -299,6 +327,20 @@ proptest! {
         let (next_a, next_b) = (calendar.next(a).unwrap(), calendar.next(b).unwrap());
         prop_assert!(next_a > a && next_b > b && next_a <= next_b);
         prop_assert!(next_a.since(a).as_secs() <= 26 * 3600);
+    }
+
+    #[test]
+    fn the_core_gets_the_same_time_whether_the_expression_was_read_before_or_not(
+        asked in prop::collection::vec((0..24_u64, 0..4_usize, 0..4_000_000_000_000_u64), 1..64),
+    ) {
+        let zones = ["UTC", "Europe/Paris", "Australia/Lord_Howe", "No/Zone"];
+        for (hour, zone, after) in asked {
+            // The last of them is no expression.
+            let (expression, zone) = (format!("30 {} * * *", hour + 1), zones[zone]);
+            let after = Timestamp::from_unix_ms(after);
+            let read = Calendar::parse(&expression, zone).ok().and_then(|c| c.next(after));
+            prop_assert_eq!(next(&expression, zone, after), read, "{} {}", expression, zone);
+        }
     }
 
     #[test]
