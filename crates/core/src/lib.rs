@@ -29,6 +29,9 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+#[cfg(test)]
+#[path = "../tests/contract/calendar.rs"]
+mod calendar;
 mod command;
 mod config;
 mod context;

@@ -229,11 +229,7 @@ mod tests {
     use super::*;
     use bellwire_proto::{Members, RolloutPlan, Window};
 
-    /// Windows open at each multiple of so many seconds.
-    const CALENDAR: Calendar = Calendar(|cron, _, after| {
-        let every_ms = cron.parse::<u64>().ok()? * 1000;
-        Some(Timestamp::from_unix_ms((after.unix_ms() / every_ms + 1) * every_ms))
-    });
+    const CALENDAR: Calendar = Calendar(crate::calendar::every);
 
     fn at(seconds: u64) -> Now {
         Now {

@@ -3,14 +3,9 @@
 use bellwire_proto::{Json, Overlap, SchedulePlan, ScheduleTarget};
 
 use super::*;
+use crate::calendar::every;
 
-/// Due every so many seconds.
-fn every() -> Calendar {
-    Calendar(|cron, _, after| {
-        let every_ms = cron.parse::<u64>().ok()? * 1000;
-        Some(Timestamp::from_unix_ms((after.unix_ms() / every_ms + 1) * every_ms))
-    })
-}
+const CALENDAR: Calendar = Calendar(every);
 
 fn entry(every_s: u64, decided_ms: u64) -> Entry {
     let plan = SchedulePlan {
@@ -42,7 +37,7 @@ fn the_last_time_that_is_due_is_found_whatever_has_passed() {
             let expected = now_ms / every_ms * every_ms;
             let expected = (expected > decided_ms).then(|| Timestamp::from_unix_ms(expected));
             let found =
-                last_due(&entry(every_s, decided_ms), every(), Timestamp::from_unix_ms(now_ms));
+                last_due(&entry(every_s, decided_ms), CALENDAR, Timestamp::from_unix_ms(now_ms));
             assert_eq!(found, expected, "every {every_s} s after {passed_ms} ms");
         }
     }
@@ -53,9 +48,9 @@ fn a_zone_whose_rules_have_changed_is_due_by_the_new_ones() {
     // A time that had come by the old rules, and not by the new, once kept the hub busy.
     let record = entry(60, 0).record;
     let id = record.id;
-    let mut schedules = Schedules::recovered(vec![record], every());
+    let mut schedules = Schedules::recovered(vec![record], CALENDAR);
     assert_eq!(schedules.deadlines().0, Some(Timestamp::from_unix_ms(60_000)));
-    let hourly = Calendar(|_, zone, after| (every().0)("3600", zone, after));
+    let hourly = Calendar(|_, zone, after| every("3600", zone, after));
     let now = Now { instant: Instant::from_ms(1), wall: Timestamp::from_unix_ms(61_000) };
     let decided = schedules.decide(hourly, now).unwrap();
     assert!(decided.record.is_none() && decided.run.is_none());
@@ -70,7 +65,7 @@ fn the_search_through_ten_years_of_minutes_takes_a_few_looks() {
     static LOOKS: AtomicU32 = AtomicU32::new(0);
     let counted = Calendar(|cron, zone, after| {
         LOOKS.fetch_add(1, Ordering::Relaxed);
-        (every().0)(cron, zone, after)
+        every(cron, zone, after)
     });
     let now = Timestamp::from_unix_ms(10 * 365 * 86_400_000);
     assert!(last_due(&entry(60, 0), counted, now).is_some());

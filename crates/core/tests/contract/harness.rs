@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bellwire_core::record::{DeliveryRecord, Load, Loaded};
 use bellwire_core::{
-    AccessChange, Answer, Config, Frame, Hub, HubEvent, Instant, Listen, NotifyOn, Now, Output,
-    Peer, Poll, RequestId, Send, SessionId, Target,
+    AccessChange, Answer, Calendar, Config, Frame, Hub, HubEvent, Instant, Listen, NotifyOn, Now,
+    Output, Peer, Poll, RequestId, Send, SessionId, Target,
 };
 use bellwire_proto::stream::{Bye, CancelEvent, CommandEvent};
 use bellwire_proto::{
@@ -17,6 +17,7 @@ use bellwire_proto::{
     Seconds, Seq, Timestamp,
 };
 
+use crate::calendar::every;
 use crate::store::Store;
 
 pub(crate) struct Harness {
@@ -42,6 +43,11 @@ pub(crate) struct Harness {
 
 pub(crate) fn device(name: &str) -> DeviceId {
     name.parse().unwrap()
+}
+
+/// With times: an expression is a number of seconds.
+pub(crate) fn config_with_calendar() -> Config {
+    Config { calendar: Calendar(every), ..Config::default() }
 }
 
 impl Harness {
@@ -85,6 +91,12 @@ impl Harness {
             self.settle();
         }
         self.advance_to(end);
+    }
+
+    /// Lets time pass until the clock shows the next whole hour.
+    pub(crate) fn pass_to_hour(&mut self) {
+        let to_hour_ms = 3_600_000 - self.now.wall.unix_ms() % 3_600_000;
+        self.pass(to_hour_ms as f64 / 1000.0);
     }
 
     /// Time passes, and the hub is not called.

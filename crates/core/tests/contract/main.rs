@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic here is the message")]
 
 mod audit;
+mod calendar;
 mod cancelling;
 mod clock;
 mod harness;

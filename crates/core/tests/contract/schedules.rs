@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bellwire_core::record::{AuditRecord, CommandRecord, Load, ScheduleRecord, TokenRecord};
-use bellwire_core::{Answer, Calendar, Config, ScheduleOp};
+use bellwire_core::{Answer, Config, ScheduleOp};
 use bellwire_proto::ReportState as R;
 use bellwire_proto::limits::SCHEDULES_MAX;
 use bellwire_proto::{
@@ -12,22 +12,12 @@ use bellwire_proto::{
     ScheduleTarget, Scope, Timestamp, TokenId,
 };
 
-use crate::harness::Harness;
-
-/// `cron` is a number of seconds.
-fn config() -> Config {
-    let calendar = Calendar(|cron, _, after| {
-        let every_ms = cron.parse::<u64>().ok()? * 1000;
-        Some(Timestamp::from_unix_ms((after.unix_ms() / every_ms + 1) * every_ms))
-    });
-    Config { calendar, ..Config::default() }
-}
+use crate::harness::{Harness, config_with_calendar};
 
 /// A hub whose clock shows a whole hour, so that schedules of every minute are due in a minute.
 fn harness() -> Harness {
-    let mut harness = Harness::with(config());
-    let to_hour_ms = 3_600_000 - harness.now.wall.unix_ms() % 3_600_000;
-    harness.pass(to_hour_ms as f64 / 1000.0);
+    let mut harness = Harness::with(config_with_calendar());
+    harness.pass_to_hour();
     harness
 }
 
@@ -171,7 +161,7 @@ fn what_is_late_by_a_minute_is_run_and_what_is_later_was_missed() {
         });
         let due = 7 * 3600 - harness.now.wall.unix_ms() / 1000 % (7 * 3600);
         harness.let_pass_unnoticed(Duration::from_secs(due + late_s));
-        harness.restart_with(config());
+        harness.restart_with(config_with_calendar());
         harness.pass(0.0);
         assert_eq!(harness.all().len(), runs, "{late_s} s late, {missed:?}");
         let skipped = harness.row_of(id).skipped.as_ref();
@@ -192,7 +182,7 @@ fn of_the_times_before_one_that_is_run_the_last_that_was_left_out_is_shown() {
         let mut harness = harness();
         let id = harness.make(|plan| (plan.cron, plan.missed) = ("3600".to_owned(), missed));
         harness.let_pass_unnoticed(Duration::from_secs(stopped_s));
-        harness.restart_with(config());
+        harness.restart_with(config_with_calendar());
         harness.pass(0.0);
         assert_eq!(harness.all().len(), 1, "the last is 30 s late");
         let (at, _) = harness.row_of(id).last.unwrap();
@@ -209,7 +199,7 @@ fn of_all_that_was_missed_the_last_is_run_once() {
     let mut harness = harness();
     let id = harness.make(|plan| (plan.cron, plan.missed) = ("3600".to_owned(), Missed::Once));
     harness.let_pass_unnoticed(Duration::from_secs(10 * 86_400 + 1800));
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     harness.pass(60.0);
     assert_eq!(harness.all().len(), 1);
     let (at, _) = harness.row_of(id).last.unwrap();
@@ -224,7 +214,7 @@ fn a_clock_that_is_set_back_runs_nothing_again_and_goes_on_when_it_has_caught_up
     assert_eq!(harness.all().len(), 5);
     let decided = harness.row_of(id).decided_at;
     harness.step_wall_clock(-120);
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     harness.pass(119.0);
     assert_eq!((harness.all().len(), harness.row_of(id).decided_at), (5, decided));
     harness.pass(62.0);
@@ -241,7 +231,7 @@ fn a_run_that_was_decided_is_made_once_whatever_crashes() {
     assert!(harness.all().is_empty(), "decided, and not stored");
     // The hub dies, and comes back long after: it is made all the same.
     harness.let_pass_unnoticed(Duration::from_secs(1800));
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     harness.loads_held = false;
     harness.pass(0.0);
     assert_eq!(harness.row_of(id).last.unwrap().0, decided);
@@ -253,11 +243,11 @@ fn a_run_that_was_decided_is_made_once_whatever_crashes() {
     harness.pass(60.0);
     harness.commit_one();
     assert_eq!((harness.all().len(), harness.row_of(id).run.is_some()), (1, true));
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     harness.disk_held = false;
     harness.pass(0.0);
     assert_eq!((harness.all().len(), harness.row_of(id).run), (2, None));
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     harness.pass(0.0);
     assert_eq!(harness.all().len(), 2);
 }
@@ -305,7 +295,7 @@ fn what_passes_while_it_is_paused_is_neither_run_nor_missed() {
         harness.schedule(ScheduleOp::Pause { id, paused: true }).unwrap();
     }
     harness.pass(600.0);
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     harness.pass(30.0);
     harness.schedule(ScheduleOp::Pause { id, paused: false }).unwrap();
     harness.pass(29.0);
@@ -387,7 +377,7 @@ fn a_run_that_is_refused_when_the_schedule_is_paused_already_is_not_tried_again(
     harness.pass(3600.0);
     assert!(harness.all().is_empty() && harness.row_of(id).run.is_none());
     assert_eq!(harness.skipped(id), (Code::StoreUnavailable.as_str(), 3600));
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     harness.pass(60.0);
     assert!(harness.all().is_empty(), "it is on disk");
 }
@@ -499,14 +489,14 @@ fn a_schedule_of_nobody_ends_when_the_hub_closes() {
     let id = harness.make(|_| {});
     harness.make_token(1, Role::Admin, None);
     assert!(harness.row_of(id).paused && harness.row_of(id).reason.is_some());
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     harness.pass(60.0);
     assert!(harness.all().is_empty());
 }
 
 #[test]
 fn a_run_that_is_refused_is_left_out_with_the_code() {
-    let mut harness = Harness::with(Config { create_on_sight: false, ..config() });
+    let mut harness = Harness::with(Config { create_on_sight: false, ..config_with_calendar() });
     let id = harness.make(|_| {});
     harness.pass(61.0);
     assert_eq!(harness.skipped(id).0, "unknown_device");
@@ -557,7 +547,7 @@ fn a_hub_that_drains_decides_nothing() {
     harness.pass(61.0);
     assert!(harness.all().is_empty() && harness.row_of(id).run.is_none());
     assert_eq!(harness.schedule(ScheduleOp::Delete(id)), Err(Code::Draining));
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     harness.pass(0.0);
     assert_eq!(harness.all().len(), 1, "a second late is not missed");
 }

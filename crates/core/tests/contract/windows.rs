@@ -9,23 +9,16 @@ use bellwire_core::{Calendar, Config, Send};
 use bellwire_proto::ReportState as R;
 use bellwire_proto::{DeliveryState, Members, RolloutPlan, Seconds, Timestamp, Window};
 
-use crate::harness::Harness;
+use crate::calendar::every;
+use crate::harness::{Harness, config_with_calendar};
 
 const NOTHING: [&str; 0] = [];
 
-fn config() -> Config {
-    let calendar = Calendar(|cron, _, after| {
-        let every_ms = cron.parse::<u64>().ok()? * 1000;
-        Some(Timestamp::from_unix_ms((after.unix_ms() / every_ms + 1) * every_ms))
-    });
-    Config { calendar, ..Config::default() }
-}
-
 /// A hub, so many minutes after a whole hour.
 fn harness(minutes: u64) -> Harness {
-    let mut harness = Harness::with(config());
-    let to_hour_ms = 3_600_000 - harness.now.wall.unix_ms() % 3_600_000;
-    harness.pass(to_hour_ms as f64 / 1000.0 + minutes as f64 * 60.0);
+    let mut harness = Harness::with(config_with_calendar());
+    harness.pass_to_hour();
+    harness.pass(minutes as f64 * 60.0);
     harness
 }
 
@@ -130,14 +123,14 @@ fn the_ttl_goes_on_while_the_window_is_closed() {
 fn what_waits_for_its_window_survives_a_restart_at_any_time() {
     let mut harness = harness(20);
     let [away, missed] = [(); 2].map(|()| harness.try_send("kiosk", window).unwrap().command);
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     let stream = harness.listen("kiosk");
     assert_eq!(harness.received(stream), NOTHING);
     harness.pass(40.0 * 60.0);
     assert_eq!(harness.received(stream), ["command 1 #1"]);
     // What it had sent is queued again by the restart, and the window has closed meanwhile.
     harness.let_pass_unnoticed(Duration::from_secs(660));
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     let stream = harness.listen("kiosk");
     assert_eq!(harness.received(stream), NOTHING);
     harness.pass(49.0 * 60.0);
@@ -176,7 +169,7 @@ fn each_batch_of_a_rollout_begins_while_the_window_is_open() {
     });
     harness.pass(40.0 * 60.0 - 0.1);
     assert!(harness.store.disk.deliveries.is_empty(), "no batch has begun");
-    harness.restart_with(config());
+    harness.restart_with(config_with_calendar());
     let streams = names.map(|name| harness.listen(name));
     harness.pass(0.1);
     let sent: Vec<usize> = streams.iter().map(|stream| harness.received(*stream).len()).collect();
@@ -202,11 +195,11 @@ fn rollouts_that_wait_for_their_window_ask_the_calendar_once_and_not_with_every_
     static ASKED: AtomicU32 = AtomicU32::new(0);
     let calendar = Calendar(|cron, zone, after| {
         ASKED.fetch_add(1, Ordering::Relaxed);
-        (config().calendar.0)(cron, zone, after)
+        every(cron, zone, after)
     });
-    let mut harness = Harness::with(Config { calendar, ..config() });
-    let to_hour_ms = 3_600_000 - harness.now.wall.unix_ms() % 3_600_000;
-    harness.pass(to_hour_ms as f64 / 1000.0 + 20.0 * 60.0);
+    let mut harness = Harness::with(Config { calendar, ..Config::default() });
+    harness.pass_to_hour();
+    harness.pass(20.0 * 60.0);
     for n in 0..20 {
         let (one, other) = (format!("r{n}"), format!("s{n}"));
         harness.send_to(&[&one, &other], |send| {
@@ -226,8 +219,7 @@ fn rollouts_that_wait_for_their_window_ask_the_calendar_once_and_not_with_every_
     // A clock that is set back shows another opening, and one that has passed is not the next any more.
     harness.step_wall_clock(-2 * 3600);
     assert!(harness.store.disk.rollouts.values().all(|rollout| rollout.batch == 0));
-    let to_hour_ms = 3_600_000 - harness.now.wall.unix_ms() % 3_600_000;
-    harness.pass(to_hour_ms as f64 / 1000.0);
+    harness.pass_to_hour();
     assert!(harness.store.disk.rollouts.values().all(|rollout| rollout.batch == 1), "it opens");
 }
 
@@ -236,11 +228,11 @@ fn the_deliveries_of_a_command_to_many_ask_the_calendar_once_together() {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     let calendar = Calendar(|cron, zone, after| {
         ASKED.fetch_add(1, Ordering::Relaxed);
-        (config().calendar.0)(cron, zone, after)
+        every(cron, zone, after)
     });
-    let mut harness = Harness::with(Config { calendar, ..config() });
-    let to_hour_ms = 3_600_000 - harness.now.wall.unix_ms() % 3_600_000;
-    harness.pass(to_hour_ms as f64 / 1000.0 + 20.0 * 60.0);
+    let mut harness = Harness::with(Config { calendar, ..Config::default() });
+    harness.pass_to_hour();
+    harness.pass(20.0 * 60.0);
     let names: Vec<String> = (0..100).map(|n| format!("d{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     harness.send_to(&names, window);
