@@ -1,10 +1,15 @@
 //! JSON merge patch (RFC 7396) over text: what a patch does not name stays to the digit.
 
-use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
 
 use crate::limits::JSON_DEPTH_MAX;
 use crate::problem::Problem;
+
+/// The name of a member and its value, as text.
+type Member<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 /// Applies a patch to a value. Both are JSON that was checked, and so is the outcome.
 ///
@@ -26,26 +31,42 @@ fn merge_within(value: &str, patch: &str, levels: usize) -> Result<String, Probl
     let levels = levels.checked_sub(1).ok_or_else(|| {
         Problem::bad_request(format!("a patch is nested at most {JSON_DEPTH_MAX} deep"))
     })?;
-    let mut merged: Vec<(String, String)> = members(value)
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(name, value)| (name.into_owned(), value.get().to_owned()))
-        .collect();
+    let old = members(value).unwrap_or_default();
+    // Where each name is, the first of its positions last: a value that is passed on may have a name twice.
+    let mut positions: BTreeMap<Cow<'_, str>, Vec<usize>> = BTreeMap::new();
+    for (at, (name, _)) in old.iter().enumerate().rev() {
+        positions.entry(name.clone()).or_default().push(at);
+    }
+    // In their order; what the patch removes is `None`.
+    let mut merged: Vec<Option<Member<'_>>> =
+        old.into_iter().map(|(name, value)| Some((name, value.get().into()))).collect();
     for (name, patch) in patch {
-        let at = merged.iter().position(|(known, _)| *known == name);
+        let known = positions.entry(name.clone()).or_default();
+        let old = known.last().and_then(|at| merged.get_mut(*at));
         if patch.get() == "null" {
-            at.map(|at| merged.remove(at));
+            if let Some(old) = old {
+                *old = None;
+                known.pop();
+            }
             continue;
         }
-        let old = at.and_then(|at| merged.get_mut(at));
-        let new = merge_within(old.as_ref().map_or("null", |(_, v)| v), patch.get(), levels)?;
+        let value = old.as_deref().and_then(Option::as_ref).map_or("null", |(_, value)| value);
+        let new = Some((name, merge_within(value, patch.get(), levels)?.into()));
         match old {
-            Some((_, value)) => *value = new,
-            None => merged.push((name.into_owned(), new)),
+            Some(old) => *old = new,
+            None => {
+                known.push(merged.len());
+                merged.push(new);
+            }
         }
     }
+    write(merged.into_iter().flatten())
+}
+
+/// An object of these members.
+fn write<'a>(members: impl Iterator<Item = Member<'a>>) -> Result<String, Problem> {
     let mut text = String::from("{");
-    for (name, value) in merged {
+    for (name, value) in members {
         let name = serde_json::to_string(&name).map_err(|e| Problem::bad_request(e.to_string()))?;
         let comma = if text.len() > 1 { "," } else { "" };
         text.push_str(&format!("{comma}{name}:{value}"));
@@ -63,6 +84,29 @@ fn members(text: &str) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// An object whose members are numbers; 0 is written as `null`.
+    fn object(members: &[(u8, u8)]) -> String {
+        let written = |(name, value): &(u8, u8)| match value {
+            0 => format!("\"{name}\":null"),
+            _ => format!("\"{name}\":{value}"),
+        };
+        format!("{{{}}}", members.iter().map(written).collect::<Vec<_>>().join(","))
+    }
+
+    /// Each member was once looked for among all of them, so that a patch of a schedule took the square of their number.
+    #[test]
+    fn a_patch_of_many_members_is_merged_in_their_order() {
+        let of = |range: std::ops::Range<u32>, value: &str| {
+            let members: Vec<String> = range.map(|n| format!("\"m{n}\":{value}")).collect();
+            members.join(",")
+        };
+        let value = format!("{{{}}}", of(0..50_000, "1"));
+        let patch = format!("{{{},{}}}", of(0..25_000, "null"), of(49_999..75_000, "2"));
+        let merged = format!("{{{},{}}}", of(25_000..49_999, "1"), of(49_999..75_000, "2"));
+        assert!(merge(&value, &patch).unwrap() == merged);
+    }
 
     /// RFC 7396, appendix A.
     #[test]
@@ -84,6 +128,26 @@ mod tests {
             ("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
         ] {
             assert_eq!(merge(value, patch).unwrap(), merged, "{value} {patch}");
+        }
+    }
+    proptest! {
+        /// Also of names that are given twice, which the RFC does not know: the first is meant.
+        #[test]
+        fn merging_is_what_a_search_for_each_member_makes(
+            value in prop::collection::vec((0..9_u8, 1..9_u8), 0..9),
+            patch in prop::collection::vec((0..9_u8, 0..9_u8), 0..9),
+        ) {
+            let mut expected = value.clone();
+            for &(name, new) in &patch {
+                match (expected.iter().position(|(known, _)| *known == name), new) {
+                    (Some(at), 0) => _ = expected.remove(at),
+                    (None, 0) => {}
+                    (Some(at), _) => expected[at].1 = new,
+                    (None, _) => expected.push((name, new)),
+                }
+            }
+            let merged = merge(&object(&value), &object(&patch)).unwrap();
+            prop_assert_eq!(merged, object(&expected));
         }
     }
 }
