@@ -6,7 +6,7 @@ use std::time::Duration;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, Error};
 use bellwire_proto::labels::{LabelsPatch, is_label_key, is_label_value, merge};
-use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::limits::PAGE_ITEMS_MAX;
 use bellwire_proto::{Code, Device, DeviceId, Selector};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
@@ -62,7 +62,7 @@ async fn change_many(
 ) -> anyhow::Result<u8> {
     let mut matching = pin!(hub.all_devices(DeviceQuery {
         select: Some(select.clone()),
-        limit: Some(PAGE_ITEMS.max as u32),
+        limit: Some(PAGE_ITEMS_MAX),
         ..DeviceQuery::default()
     }));
     let mut names: Vec<DeviceId> = Vec::new();

@@ -5,7 +5,7 @@ use std::pin::pin;
 
 use bellwire::output::bytes;
 use bellwire_client::api::DeliveryQuery;
-use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::limits::PAGE_ITEMS_MAX;
 use bellwire_proto::{Delivery, DeliveryState, csv};
 use futures_util::TryStreamExt;
 
@@ -17,7 +17,7 @@ use crate::out::{self, BOLD, DIM, Form, StdoutError};
 pub(crate) async fn run(args: Results, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let id = args.id.find(&hub).await?;
-    let query = DeliveryQuery { limit: Some(PAGE_ITEMS.max as u32), ..DeliveryQuery::default() };
+    let query = DeliveryQuery { limit: Some(PAGE_ITEMS_MAX), ..DeliveryQuery::default() };
     let mut deliveries = pin!(hub.all_deliveries(id, query));
     if args.csv {
         csv_row(csv::DELIVERY_COLUMNS)?;

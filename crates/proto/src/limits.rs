@@ -190,7 +190,9 @@ pub const POLL_WAIT_S: Range = Range { default: 25, min: 0, max: 60 };
 /// A nack's `retry_after_s`. Contract, section 2.
 pub const RETRY_AFTER_S_MAX: u64 = 7 * 86_400;
 /// Items on a page of a list. Contract, section 1.
-pub const PAGE_ITEMS: Range = Range { default: 100, min: 1, max: 1000 };
+pub const PAGE_ITEMS: Range = Range { default: 100, min: 1, max: PAGE_ITEMS_MAX as u64 };
+/// The most of [`PAGE_ITEMS`], as a `limit`. Contract, section 1.
+pub const PAGE_ITEMS_MAX: u32 = 1000;
 /// Bytes of the items on a page of a list, as JSON; a page ends early where it would be longer, and holds
 /// one item at least. Contract, section 1.
 pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -320,7 +322,7 @@ pub const RETRY_AFTER_STORE_S: u64 = 30;
 pub const STORE_READS_WAITING_MAX: usize = 1024;
 /// Devices that one request looks at in search of those that are online, or not: our choice. A page with
 /// fewer items than requested may therefore be followed by another.
-pub const DEVICES_SEARCHED_MAX: usize = 10 * PAGE_ITEMS.max as usize;
+pub const DEVICES_SEARCHED_MAX: usize = 10 * PAGE_ITEMS_MAX as usize;
 /// How long ago a device was seen, in a list of those that were not seen since: our choice, up to 10 years.
 pub const UNSEEN_S: Range = Range { default: 7 * 86_400, min: 1, max: 10 * 365 * 86_400 };
 /// How long the hub may take to end, from SIGTERM on. Contract, section 9: 10 s, of which the rest is for the

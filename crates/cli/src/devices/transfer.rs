@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, Error};
 use bellwire_proto::labels::{LabelsPatch, is_label_key};
-use bellwire_proto::limits::{DEVICES_FILE_BYTES_MAX, PAGE_ITEMS};
+use bellwire_proto::limits::{DEVICES_FILE_BYTES_MAX, PAGE_ITEMS_MAX};
 use bellwire_proto::{Code, Device, DeviceId, Labels};
 use csv::StringRecord;
 use futures_util::TryStreamExt as _;
@@ -27,11 +27,8 @@ use crate::out::{self, BOLD, Form};
 
 pub(crate) async fn export(args: Export, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
-    let query = DeviceQuery {
-        select: args.select,
-        limit: Some(PAGE_ITEMS.max as u32),
-        ..DeviceQuery::default()
-    };
+    let query =
+        DeviceQuery { select: args.select, limit: Some(PAGE_ITEMS_MAX), ..DeviceQuery::default() };
     let mut devices = pin!(hub.all_devices(query));
     if form == Form::Text {
         print(&["device", "labels"])?;

@@ -5,7 +5,7 @@ use std::pin::pin;
 use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, NewCommand, Target};
-use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::limits::PAGE_ITEMS_MAX;
 use bellwire_proto::{Action, Json, Preview};
 use futures_util::TryStreamExt as _;
 
@@ -95,7 +95,7 @@ async fn command(
 async fn list(hub: &Controller, many: &Many, preview: &Preview, form: Form) -> anyhow::Result<u8> {
     let query = DeviceQuery {
         select: many.select.clone(),
-        limit: Some(PAGE_ITEMS.max as u32),
+        limit: Some(PAGE_ITEMS_MAX),
         ..DeviceQuery::default()
     };
     let mut devices = pin!(hub.all_devices(query));

@@ -1,7 +1,7 @@
 //! Cancelling the part of a command that its canceller sees. Contract, section 6: what is outside of a selector is not there, and
 //! so it is neither cancelled nor a reason to refuse.
 
-use bellwire_proto::limits::{CANCEL_LOOK_EVERY, CANCEL_LOOKS, PAGE_ITEMS};
+use bellwire_proto::limits::{CANCEL_LOOK_EVERY, CANCEL_LOOKS, PAGE_ITEMS_MAX};
 use bellwire_proto::{
     AuditObject, Code, Command, CommandId, Delivery, DeliveryState, DeviceId, Problem,
 };
@@ -70,7 +70,7 @@ impl Driver {
     ) -> Result<Option<Delivery>, Problem> {
         let (mut after, mut first_ended) = (None, None);
         loop {
-            let request = PageRequest { limit: PAGE_ITEMS.max as u32, after };
+            let request = PageRequest { limit: PAGE_ITEMS_MAX, after };
             let page = self.store().deliveries(command, None, request, visible.clone()).await?;
             let page = page.ok_or_else(|| {
                 Problem::new(

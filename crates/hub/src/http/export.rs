@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::response::Response;
-use bellwire_proto::limits::PAGE_ITEMS;
+use bellwire_proto::limits::PAGE_ITEMS_MAX;
 use bellwire_proto::{CommandId, Delivery, DeliveryState, Page, Problem, csv};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
@@ -105,8 +105,7 @@ pub(super) async fn export(
 
 impl Wanted {
     fn read(&self, driver: &Driver, after: Option<Cursor>) -> Reading<Option<Page<Delivery>>> {
-        let limit = u32::try_from(PAGE_ITEMS.max).unwrap_or(u32::MAX);
-        let page = PageRequest { limit, after };
+        let page = PageRequest { limit: PAGE_ITEMS_MAX, after };
         driver.store().deliveries(self.command, self.state, page, self.caller.visible())
     }
 
