@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Action, CommandId, DeviceId};
+use crate::id::{Action, CommandId, DeviceId, ScheduleId};
 use crate::problem::Code;
 use crate::role::RoleName;
-use crate::schedule::ScheduleId;
 use crate::time::Timestamp;
 use crate::token::TokenId;
 

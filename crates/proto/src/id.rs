@@ -1,4 +1,4 @@
-//! Names that are valid because they exist: devices, actions, commands, sequence numbers.
+//! Names that are valid because they exist: devices, actions, commands, schedules, sequence numbers.
 //!
 //! Each is parsed once, where it enters the program, and then travels as its type; nothing checks a
 //! name again. Syntax: contract section 1, "Names".
@@ -26,6 +26,9 @@ pub enum InvalidName {
     /// The text is not a command id.
     #[error("a command id is a UUIDv7 in lower case with hyphens")]
     Command,
+    /// The text is not a schedule id.
+    #[error("a schedule id is a UUIDv7 in lower case with hyphens")]
+    Schedule,
     /// The text is not a sequence number.
     #[error("a sequence number is a whole number from 0 to 18446744073709551615")]
     Seq,
@@ -56,6 +59,10 @@ pub struct Action(Arc<str>);
 /// (RFC 9562, section 5.7).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommandId(Uuid);
+
+/// The identity of a schedule: a UUIDv7, as that of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ScheduleId(Uuid);
 
 /// The position of a command in the hub-wide order of commits; the SSE `id:` of its event.
 ///
@@ -107,39 +114,58 @@ impl FromStr for Action {
     }
 }
 
-impl CommandId {
-    /// Makes an id from the Unix time in milliseconds and 74 random bits (version and variant
-    /// overwrite 6 of the 80 bits given): RFC 9562, section 5.7.
-    pub fn from_parts(unix_ms: u64, random: [u8; 10]) -> Self {
-        Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
-    }
+macro_rules! as_uuid {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// Makes an id from the Unix time in milliseconds and 74 random bits (version and variant
+            /// overwrite 6 of the 80 bits given): RFC 9562, section 5.7.
+            pub fn from_parts(unix_ms: u64, random: [u8; 10]) -> Self {
+                Self(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
+            }
 
-    /// The 16 bytes, as a store holds them.
-    pub fn to_bytes(self) -> [u8; 16] {
-        self.0.into_bytes()
-    }
+            /// The 16 bytes, as a store holds them.
+            pub fn to_bytes(self) -> [u8; 16] {
+                self.0.into_bytes()
+            }
 
-    /// The id that [`CommandId::to_bytes`] gave.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(Uuid::from_bytes(bytes))
-    }
+            #[doc = concat!("The id that [`", stringify!($name), "::to_bytes`] gave.")]
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.as_hyphenated().fmt(f)
+            }
+        }
+    )*};
 }
+
+as_uuid!(CommandId, ScheduleId);
 
 impl FromStr for CommandId {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let shaped = text.len() == 36 && !text.bytes().any(|b| b.is_ascii_uppercase());
-        match Uuid::try_parse(text) {
-            Ok(uuid) if shaped && is_version_7(uuid) => Ok(Self(uuid)),
-            _ => Err(InvalidName::Command),
-        }
+        version_7(text).map(Self).ok_or(InvalidName::Command)
     }
 }
 
-/// RFC 9562, section 5.7: version and variant.
-fn is_version_7(uuid: Uuid) -> bool {
-    uuid.get_version_num() == 7 && uuid.get_variant() == uuid::Variant::RFC4122
+impl FromStr for ScheduleId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        version_7(text).map(Self).ok_or(InvalidName::Schedule)
+    }
+}
+
+/// RFC 9562, section 5.7: version and variant; of the ways to write it only that with lower case and hyphens.
+fn version_7(text: &str) -> Option<Uuid> {
+    let shaped = text.len() == 36 && !text.bytes().any(|b| b.is_ascii_uppercase());
+    let uuid = Uuid::try_parse(text).ok().filter(|_| shaped)?;
+    let is_version_7 = uuid.get_version_num() == 7 && uuid.get_variant() == uuid::Variant::RFC4122;
+    is_version_7.then_some(uuid)
 }
 
 impl Seq {
@@ -180,12 +206,6 @@ impl fmt::Display for Seq {
     }
 }
 
-impl fmt::Display for CommandId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_hyphenated().fmt(f)
-    }
-}
-
 macro_rules! as_text {
     ($($name:ident),*) => {$(
         impl fmt::Debug for $name {
@@ -209,7 +229,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(DeviceId, Action, CommandId);
+as_text!(DeviceId, Action, CommandId, ScheduleId);
 
 impl fmt::Display for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -246,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_id_is_version_7_in_lower_case_with_hyphens() {
+    fn an_id_is_version_7_in_lower_case_with_hyphens() {
         let id = CommandId::from_parts(1_700_000_000_123, [0xAB; 10]);
         let text = id.to_string();
         assert_eq!(text.parse(), Ok(id));
@@ -262,6 +282,27 @@ mod tests {
             String::new(),
         ] {
             assert_eq!(bad.parse::<CommandId>(), Err(InvalidName::Command), "{bad:?}");
+            assert_eq!(bad.parse::<ScheduleId>(), Err(InvalidName::Schedule), "{bad:?}");
+        }
+    }
+
+    /// What was not a schedule id was once refused with "a command id is a UUIDv7".
+    #[test]
+    fn a_name_is_refused_with_the_name_of_its_own_kind() {
+        fn refused<T: FromStr<Err = InvalidName> + fmt::Debug + serde::de::DeserializeOwned>()
+        -> String {
+            let parsed = "a/b".parse::<T>().unwrap_err().to_string();
+            let read = serde_json::from_str::<T>("\"a/b\"").unwrap_err().to_string();
+            assert!(read.starts_with(&parsed), "{read}");
+            parsed
+        }
+        for (refused, kind) in [
+            (refused::<DeviceId>(), "a device is"),
+            (refused::<Action>(), "an action is"),
+            (refused::<CommandId>(), "a command id is"),
+            (refused::<ScheduleId>(), "a schedule id is"),
+        ] {
+            assert!(refused.starts_with(kind), "{refused}");
         }
     }
 

@@ -2,13 +2,10 @@
 //!
 //! What an expression and a zone mean is not known here: the hub reads them.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::command_plan::{CommandPlan, CommandTarget};
-use crate::id::{Action, CommandId, DeviceId, InvalidName};
+use crate::id::{Action, CommandId, DeviceId, ScheduleId};
 use crate::json::Json;
 use crate::limits::SCHEDULE_NAME_CHARS_MAX;
 use crate::members::Members;
@@ -16,59 +13,6 @@ use crate::problem::Problem;
 use crate::rollout::RolloutPlan;
 use crate::time::{Seconds, Timestamp};
 use crate::window::Window;
-
-/// The identity of a schedule: a UUIDv7, as of a command.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ScheduleId(CommandId);
-
-impl ScheduleId {
-    /// Makes an id from the Unix time in milliseconds and random bits, as [`CommandId::from_parts`] does.
-    pub fn from_parts(unix_ms: u64, random: [u8; 10]) -> Self {
-        Self(CommandId::from_parts(unix_ms, random))
-    }
-
-    /// The 16 bytes, as a store holds them.
-    pub fn to_bytes(self) -> [u8; 16] {
-        self.0.to_bytes()
-    }
-
-    /// The id that [`ScheduleId::to_bytes`] gave.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(CommandId::from_bytes(bytes))
-    }
-}
-
-impl FromStr for ScheduleId {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidName> {
-        text.parse().map(Self)
-    }
-}
-
-impl fmt::Display for ScheduleId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for ScheduleId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Serialize for ScheduleId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for ScheduleId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        CommandId::deserialize(deserializer).map(Self)
-    }
-}
 
 /// What a schedule does at a time when the command of its last run has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
