@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bellwire_core::{Calendar, Config, Send};
 use bellwire_proto::ReportState as R;
-use bellwire_proto::{DeliveryState, Members, RolloutPlan, Seconds, Timestamp, Window};
+use bellwire_proto::{DeliveryState, Members, RolloutPlan, Seconds, Window};
 
 use crate::calendar::every;
 use crate::harness::{Harness, config_with_calendar};
