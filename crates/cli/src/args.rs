@@ -11,53 +11,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::short_id::CommandRef;
 use crate::when::Moment;
 
-#[cfg(feature = "hub")]
-mod access;
 mod agent;
-#[cfg(feature = "hub")]
-mod audit;
-#[cfg(feature = "hub")]
-mod batches;
 mod connect;
 mod doctor;
 mod enroll;
 #[cfg(feature = "hub")]
-mod many;
+pub mod fleet;
 mod operator;
-#[cfg(feature = "hub")]
-mod registry;
-#[cfg(feature = "hub")]
-mod results;
-#[cfg(feature = "hub")]
-mod rollout;
-#[cfg(feature = "hub")]
-mod schedule;
-#[cfg(feature = "hub")]
-mod window;
 
-#[cfg(feature = "hub")]
-pub use access::{Access, TokenCommand, TokenCreate, TokenPlace};
 pub use agent::{AgentCommand, AgentConfigArg, AgentInit, AgentOn, JournalCommand};
-#[cfg(feature = "hub")]
-pub use audit::Audit;
 pub use connect::{ContextAdd, ContextCommand, HubArg};
 pub use doctor::Doctor;
 pub use enroll::AgentEnroll;
-#[cfg(feature = "hub")]
-pub use many::Many;
 pub use operator::{Commands, DeviceList, Devices, DevicesCommand, Events, Health};
-#[cfg(feature = "hub")]
-pub use registry::{Export, Import, Label, LabelsArgs};
-#[cfg(feature = "hub")]
-pub use results::Results;
-#[cfg(feature = "hub")]
-pub use rollout::{Retry, Rollout};
-#[cfg(feature = "hub")]
-pub use schedule::{
-    MissedArg, OverlapArg, ScheduleCommand, ScheduleCreate, ScheduleNamed, SchedulesNamed,
-};
-#[cfg(feature = "hub")]
-pub use window::WindowArgs;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -85,10 +51,15 @@ BELLWIRE_HUB and without --context, no context is used.
 
 Contexts are kept in $XDG_CONFIG_HOME/bellwire/contexts.toml (~/.config/bellwire), for your eyes alone (mode 0600).";
 
+/// The commands in the order of the help; the small program has not all of them.
+const ORDER: &str = "\
+demo serve config listen agent replay send status watch results cancel pause resume abort retry commands schedule devices \
+label labels token access audit events health doctor context completions man";
+
 /// Ring any appliance, anywhere, over plain HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "bellwire", version, propagate_version = true)]
-#[command(after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(after_help = EXIT_CODES, arg_required_else_help = true, mut_subcommands = in_order)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -121,19 +92,6 @@ pub enum ColorChoice {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show everything in a few seconds: a hub, an appliance, commands, a crash, nothing lost.
-    #[cfg(feature = "hub")]
-    Demo(Demo),
-    /// Run the hub.
-    #[cfg(feature = "hub")]
-    Serve(Serve),
-    /// Look at the hub's configuration.
-    #[cfg(feature = "hub")]
-    Config {
-        /// What to do with it.
-        #[command(subcommand)]
-        command: ConfigCommand,
-    },
     /// Be an appliance: run a program for each command, or just print it, and answer.
     Listen(Listen),
     /// Be an appliance that survives crashes: the agent, with a list of allowed actions and a journal.
@@ -145,61 +103,25 @@ pub enum Command {
     /// Run a handler again for a command that `listen --save-dir` saved. The hub is not involved.
     Replay(Replay),
     /// Send a command to an appliance.
-    Send(Send),
+    #[cfg(not(feature = "hub"))]
+    Send {
+        /// What is sent.
+        #[command(flatten)]
+        send: SendArgs,
+        /// The hub.
+        #[command(flatten)]
+        hub: HubArg,
+    },
     /// Show the state of a command.
     Status(Status),
     /// Follow a command until it has ended.
     Watch(Watch),
-    /// Show what became of a command at each appliance: a table, JSON lines or CSV.
-    #[cfg(feature = "hub")]
-    Results(Results),
     /// Cancel a command.
     Cancel(Cancel),
-    /// Pause a rollout: no batch begins until it is resumed.
-    #[cfg(feature = "hub")]
-    #[command(after_help = "Example:\n  bellwire pause 0190f3c4")]
-    Pause(Rollout),
-    /// Resume a rollout that is paused.
-    #[cfg(feature = "hub")]
-    #[command(after_help = "Example:\n  bellwire resume 0190f3c4")]
-    Resume(Rollout),
-    /// Abort a rollout: no batch begins any more, and the batches to come are cancelled. What has begun goes on, unless it was sent with --abort-cancels.
-    #[cfg(feature = "hub")]
-    #[command(after_help = "Example:\n  bellwire abort 0190f3c4")]
-    Abort(Rollout),
-    /// Send a command again to the appliances where it has failed.
-    #[cfg(feature = "hub")]
-    Retry(Retry),
     /// List the commands.
     Commands(Commands),
-    /// Send commands again and again, at the times of a cron expression.
-    #[cfg(feature = "hub")]
-    Schedule {
-        /// What to do with them.
-        #[command(subcommand)]
-        command: ScheduleCommand,
-    },
     /// List the appliances, show one, or remove some.
     Devices(Devices),
-    /// Change labels of an appliance, or of all that a selector matches.
-    #[cfg(feature = "hub")]
-    Label(Label),
-    /// Show which labels there are, and how many appliances have them.
-    #[cfg(feature = "hub")]
-    Labels(LabelsArgs),
-    /// Make, list and revoke tokens: what a hub asks of whoever calls it.
-    #[cfg(feature = "hub")]
-    Token {
-        /// What to do with them.
-        #[command(subcommand)]
-        command: TokenCommand,
-    },
-    /// Tell in plain words who may do what to whom.
-    #[cfg(feature = "hub")]
-    Access(Access),
-    /// Show who did what, and what was refused.
-    #[cfg(feature = "hub")]
-    Audit(Audit),
     /// Follow what happens at the hub.
     Events(Events),
     /// Ask whether the hub is well.
@@ -213,116 +135,10 @@ pub enum Command {
         #[command(subcommand)]
         command: ContextCommand,
     },
-    /// Print the completions for a shell.
+    /// What only the whole program has, its own `send` among it.
     #[cfg(feature = "hub")]
-    #[command(after_help = "\
-Names of appliances, actions and contexts and ids of commands are completed too. For that the \
-program asks the hub; if it gets no answer within a second, it offers nothing. The script fits \
-this version of the program.
-
-Examples:
-  source <(bellwire completions bash)             # in ~/.bashrc; zsh likewise
-  bellwire completions fish | source              # in ~/.config/fish/completions/bellwire.fish
-  bellwire completions bash > /etc/bash_completion.d/bellwire")]
-    Completions {
-        /// For which shell.
-        shell: clap_complete::Shell,
-    },
-    /// Print the man page, or this manual as Markdown.
-    #[cfg(feature = "hub")]
-    #[command(after_help = "Example:\n  bellwire man > /usr/share/man/man1/bellwire.1")]
-    Man {
-        /// As Markdown, as in docs/cli.md.
-        #[arg(long)]
-        markdown: bool,
-    },
-}
-
-/// `bellwire demo`.
-#[cfg(feature = "hub")]
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  bellwire demo\n  bellwire demo --keep   # hub and appliance stay up until Ctrl-C"
-)]
-pub struct Demo {
-    /// Leave the hub and the appliance running until Ctrl-C.
-    #[arg(long)]
-    pub keep: bool,
-}
-
-/// `bellwire serve`.
-#[cfg(feature = "hub")]
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Settings come from the file, then BELLWIRE_* variables (BELLWIRE_DATA_DIR, …), then flags.
-
-Examples:
-  bellwire serve
-  bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire-hub
-  bellwire serve --listen 0.0.0.0:8888 --open     # every client that reaches it may send
-  bellwire serve --open --listen http://0.0.0.0 --listen https://0.0.0.0   # ports 80 and 443
-  bellwire serve --classic                        # also the Python library's /poll and /ping
-  bellwire serve --classic --classic-action reboot   # and its /reboot")]
-pub struct Serve {
-    /// The settings.
     #[command(flatten)]
-    pub settings: HubSettings,
-}
-
-/// The settings of the hub that are flags, for everything that reads them.
-#[cfg(feature = "hub")]
-#[derive(Debug, Args)]
-pub struct HubSettings {
-    /// Where to listen: ADDRESS:PORT, http://ADDRESS[:PORT] or https://ADDRESS[:PORT]; may be given several times.
-    /// Port 0 lets the kernel choose. Without a scheme it is TLS when there is a certificate (`tls_cert`)
-    /// [default: 127.0.0.1:8888].
-    #[arg(long, value_name = "ADDRESS")]
-    pub listen: Vec<String>,
-    /// The folder in which the hub stores all data; it is made if it does not exist [default: ./bellwire-data].
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// The configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Serve the Python Event Source Library's URLs too.
-    #[arg(long)]
-    pub classic: bool,
-    /// With --classic: an action beside ping and close; may be given several times.
-    #[arg(long = "classic-action", value_name = "NAME")]
-    pub classic_actions: Vec<String>,
-    /// Allow --listen beyond loopback. Every client that reaches the hub may then send.
-    #[arg(long)]
-    pub open: bool,
-}
-
-/// `bellwire config`.
-#[cfg(feature = "hub")]
-#[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
-    /// Report everything that would keep `serve` from starting; without faults, print the settings as a file.
-    #[command(after_help = "\
-It reads the file, the variables, the flags and the TLS files as `serve` does, looks at the data folder, and changes nothing. \
-What it prints is TOML that `serve --config` accepts; with --json it is one value, faults included, on standard output.
-
-Examples:
-  bellwire config check --config /etc/bellwire/hub.toml
-  bellwire config check --strict        # an unknown BELLWIRE_ variable is a fault
-  bellwire config check --open --listen 0.0.0.0:8888 > hub.toml
-
-It is only a warning if a hub is already running with the data folder. Run the check as the account that runs the hub.
-
-Exit codes (those with which `serve` would end):
-  0  `serve` would start
-  1  the data folder cannot be made or written, or its database is foreign or newer than this program
-  2  the settings are wrong, or --strict found an unknown variable")]
-    Check {
-        /// The settings.
-        #[command(flatten)]
-        settings: HubSettings,
-        /// Refuse BELLWIRE_ variables that are not settings, such as misspelt ones; without this they are a warning.
-        #[arg(long)]
-        strict: bool,
-    },
+    Fleet(fleet::FleetCommand),
 }
 
 /// `bellwire listen`.
@@ -384,10 +200,8 @@ pub struct Replay {
     pub config: AgentConfigArg,
 }
 
-/// What is told of sending to one appliance, behind the examples of which others may follow.
-macro_rules! send_to_one {
-    () => {
-        "\
+/// The help about sending to one appliance.
+const SEND_HELP: &str = "\
 If the appliance has never connected to the hub, a note on standard error says so, and how to cancel the command.
 
 Examples:
@@ -396,44 +210,16 @@ Examples:
   bellwire send kiosk-7 deploy '{\"version\":\"1.4\"}' --wait 5m --ttl 1d
   bellwire send kiosk-7 reboot --at 03:30
   tar c site | base64 | bellwire send kiosk-7 unpack -
-  bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --"
-    };
-}
+  bellwire send kiosk-7 note -- --verbose         # data that looks like an option goes behind --";
 
-#[cfg(not(feature = "hub"))]
-const SEND_HELP: &str = send_to_one!();
-#[cfg(feature = "hub")]
-const SEND_HELP: &str = concat!(
-    "\
-With -l or --all, how many appliances match is said first, and on a terminal it is asked whether to go on. With --wait a bar for each \
-state shows how far it is; then comes a table of what failed, with the last line that was printed there. Ctrl-C asks whether to leave it, \
-to pause its rollout or to abort it. The exit code is that of the worst outcome: 1 before 3 before 4. A command that matches no \
-appliance is not sent, and the exit code is 1.
-
-",
-    send_to_one!(),
-    "
-  bellwire send kiosk-7 update 2.3 --ttl 24h --window '0 2 * * *' --window-for 2h --timezone Europe/Paris
-  bellwire send -l 'site=lyon,!spare' reboot --dry-run
-  bellwire send -l os=deb12 update 2.3 --canary role=canary --batch 10% --abort 20% --wait
-  bellwire send --all ping --yes --wait 5m"
-);
-
-/// `bellwire send`.
+/// `bellwire send`, but for the hub.
 #[derive(Debug, Args)]
 #[command(after_help = SEND_HELP)]
-#[cfg_attr(
-    feature = "hub",
-    command(override_usage = "\
-bellwire send [OPTIONS] <DEVICE> <ACTION> [DATA]
-       bellwire send [OPTIONS] <-l SELECTOR|--all> <ACTION> [DATA]")
-)]
-pub struct Send {
+pub struct SendArgs {
     /// The appliance; not with -l or --all, where the action is the first word.
     pub device: String,
     /// The action.
-    #[cfg_attr(feature = "hub", arg(required_unless_present = "to_many"))]
-    #[cfg_attr(not(feature = "hub"), arg(required = true))]
+    #[arg(required = true)]
     pub action: Option<String>,
     /// The data; `-` reads standard input. A negative number, or a text with a blank, may begin with a minus sign; put any
     /// other data that begin with one behind `--`.
@@ -461,7 +247,6 @@ pub struct Send {
     pub run_timeout: Option<Seconds>,
     /// Send it only if the appliance has connected to the hub before; otherwise nothing is sent, and the exit code is 1.
     #[arg(long)]
-    #[cfg_attr(feature = "hub", arg(conflicts_with = "to_many"))]
     pub known: bool,
     /// For 24 hours, sending with the same key again does not make a second command.
     #[arg(long, value_name = "KEY")]
@@ -471,31 +256,6 @@ pub struct Send {
     /// Not with --wait: follow it with `bellwire watch ID`.
     #[arg(long, value_name = "TIME")]
     pub at: Option<Moment>,
-    /// In a maintenance window: not in the small program.
-    #[cfg(feature = "hub")]
-    #[command(flatten)]
-    pub window: WindowArgs,
-    /// The zone in whose local time --window is, by its name in the IANA database [default: UTC].
-    #[cfg(feature = "hub")]
-    #[arg(long, value_name = "ZONE", requires = "window")]
-    pub timezone: Option<String>,
-    /// To many appliances: not in the small program.
-    #[cfg(feature = "hub")]
-    #[command(flatten)]
-    pub many: Many,
-    /// The hub.
-    #[command(flatten)]
-    pub hub: HubArg,
-}
-
-impl Send {
-    /// Whether it is for many appliances.
-    pub fn is_to_many(&self) -> bool {
-        #[cfg(feature = "hub")]
-        return self.many.is_meant();
-        #[cfg(not(feature = "hub"))]
-        false
-    }
 }
 
 /// What data is.
@@ -547,4 +307,30 @@ pub struct Cancel {
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
+}
+
+/// A command of the program, at its position in the help.
+fn in_order(command: clap::Command) -> clap::Command {
+    let position = ORDER.split(' ').position(|name| name == command.get_name());
+    command.display_order(position)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_position_in_the_help() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(ORDER.split(' ').any(|known| known == name), "{name} is not in ORDER");
+        }
+    }
 }

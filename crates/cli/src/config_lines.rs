@@ -19,26 +19,6 @@ pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
     None
 }
 
-/// The line, counted from 1, on which a key is set in one of several tables `[[table]]`, or at which that begins.
-#[cfg(feature = "hub")]
-pub(crate) fn line_in_table(
-    text: &str,
-    table: &str,
-    number: usize,
-    key: Option<&str>,
-) -> Option<usize> {
-    let heads = text.lines().enumerate().filter(|(_, line)| {
-        let name = line.trim().trim_start_matches('[').split(']').next().unwrap_or_default();
-        line.trim().starts_with('[') && name.trim() == table
-    });
-    let (begin, _) = { heads }.nth(number.checked_sub(1)?)?;
-    let members = text.lines().enumerate().skip(begin + 1);
-    let members = members.take_while(|(_, line)| !line.trim().starts_with("[["));
-    let set = |line: &str| line.split_once('=').map(|(key, _)| key.trim().to_owned());
-    let member = { members }.find(|(_, line)| key.is_some() && set(line).as_deref() == key);
-    Some(member.map_or(begin, |(at, _)| at) + 1)
-}
-
 /// What to do where a line is not TOML because a text in it has no quotes; empty where it is for another reason.
 pub(crate) fn quotes_hint(text: &str, line: usize) -> String {
     let value = line.checked_sub(1).and_then(|at| text.lines().nth(at)?.split_once('='));
@@ -65,23 +45,6 @@ mod tests {
             ("run", None),
         ] {
             assert_eq!(line_of(text, key), line, "{key}");
-        }
-    }
-
-    #[cfg(feature = "hub")]
-    #[test]
-    fn a_key_is_found_in_the_table_of_its_number() {
-        let text =
-            "open = 1\n[[a]]\nopen = 2\n[[b]]\nopen = 3\n\n [[ a ]] # second\nx = 1\nopen = 4\n";
-        for (table, number, key, line) in [
-            ("a", 1, Some("open"), Some(3)),
-            ("a", 2, Some("open"), Some(9)),
-            ("b", 1, Some("open"), Some(5)),
-            ("b", 1, Some("x"), Some(4)),
-            ("a", 2, None, Some(7)),
-            ("a", 3, None, None),
-        ] {
-            assert_eq!(line_in_table(text, table, number, key), line, "{table} {number} {key:?}");
         }
     }
 

@@ -16,9 +16,6 @@ use crate::connect;
 use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form, GOOD};
 
-#[cfg(feature = "hub")]
-mod transfer;
-
 /// Commands that are shown of a device.
 const COMMANDS_SHOWN: u32 = 5;
 
@@ -44,9 +41,7 @@ pub(crate) async fn run(args: Devices, form: Form) -> anyhow::Result<u8> {
             remove(&hub, &devices, form).await
         }
         #[cfg(feature = "hub")]
-        Some(DevicesCommand::Export(args)) => transfer::export(args, form).await,
-        #[cfg(feature = "hub")]
-        Some(DevicesCommand::Import(args)) => transfer::import(args, form).await,
+        Some(DevicesCommand::Transfer(command)) => crate::fleet::transfer::run(command, form).await,
         Some(DevicesCommand::Remove { devices, hub }) => {
             remove(&connect::controller(&hub)?, &devices, form).await
         }

@@ -1,72 +1,46 @@
 //! `bellwire`: the program. Reads the command line, runs one command, ends with its exit code.
 //!
-//! Without the feature `hub` what remains is the small program for an appliance: this file is the only
-//! place with the difference, besides the definitions in `args.rs`.
+//! Without the feature `hub` what remains is the small program for an appliance. What only the whole program has is in `fleet`,
+//! its command line in `args/fleet.rs`. The other differences are where the two are called, and local times (`when.rs`).
 
 #![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![allow(unreachable_pub, reason = "a program has no public interface")]
 
-#[cfg(feature = "hub")]
-mod access;
 mod agent;
 mod args;
-#[cfg(feature = "hub")]
-mod ask;
-#[cfg(feature = "hub")]
-mod audit;
 mod command;
 mod commands;
-#[cfg(feature = "hub")]
-mod complete;
 mod config_lines;
 mod connect;
 mod context;
 mod contexts;
-#[cfg(feature = "hub")]
-mod demo;
 mod devices;
 mod doctor;
 mod events;
 mod exit;
 mod explain;
+#[cfg(feature = "hub")]
+mod fleet;
 mod health;
-#[cfg(feature = "hub")]
-mod label;
 mod listen;
-#[cfg(feature = "hub")]
-mod manual;
 mod out;
 mod replay;
-#[cfg(feature = "hub")]
-mod results;
-#[cfg(feature = "hub")]
-mod rollout;
 mod saved;
-#[cfg(feature = "hub")]
-mod schedule;
 mod send;
-#[cfg(feature = "hub")]
-mod serve;
 mod service_manager;
-#[cfg(feature = "hub")]
-mod settings;
 mod short_id;
-#[cfg(feature = "hub")]
-mod token;
 mod when;
 
 use std::process::ExitCode;
 
 use args::{Cli, Command};
 use bellwire::{argv, output};
-#[cfg(feature = "hub")]
-use bellwire_client::api::RolloutChange;
 use out::Form;
 
 fn main() -> ExitCode {
     #[cfg(feature = "hub")]
-    complete::answer();
+    fleet::answer_shell();
     let cli: Cli = match argv::try_parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version are no errors.
@@ -78,7 +52,9 @@ fn main() -> ExitCode {
     log_to_stderr(cli.verbose);
     let mut builder = match &cli.command {
         #[cfg(feature = "hub")]
-        Command::Demo(_) | Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Fleet(command) if fleet::has_hub(command) => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         // All others have one thing to do at a time.
         _ => tokio::runtime::Builder::new_current_thread(),
     };
@@ -97,51 +73,22 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli, form: Form) -> anyhow::Result<u8> {
     match cli.command {
-        #[cfg(feature = "hub")]
-        Command::Demo(demo) => demo::run(demo).await,
-        #[cfg(feature = "hub")]
-        Command::Serve(serve) => serve::run(serve).await,
-        #[cfg(feature = "hub")]
-        Command::Config { command } => settings::config(command, form),
         Command::Listen(listen) => listen::run(listen, form).await,
         Command::Agent { command } => agent::run(command, form).await,
         Command::Replay(replay) => replay::run(replay, form).await,
-        Command::Send(send) => send::run(send, form).await,
+        #[cfg(not(feature = "hub"))]
+        Command::Send { send, hub } => send::run(send, &hub, None, form).await,
         Command::Status(status) => command::status(status, form).await,
         Command::Watch(watch) => command::watch(watch, form).await,
-        #[cfg(feature = "hub")]
-        Command::Results(results) => results::run(results, form).await,
         Command::Cancel(cancel) => command::cancel(cancel, form).await,
-        #[cfg(feature = "hub")]
-        Command::Pause(args) => rollout::change(args, RolloutChange::Pause, form).await,
-        #[cfg(feature = "hub")]
-        Command::Resume(args) => rollout::change(args, RolloutChange::Resume, form).await,
-        #[cfg(feature = "hub")]
-        Command::Abort(args) => rollout::change(args, RolloutChange::Abort, form).await,
-        #[cfg(feature = "hub")]
-        Command::Retry(args) => rollout::retry(args, form).await,
         Command::Commands(commands) => commands::run(commands, form).await,
-        #[cfg(feature = "hub")]
-        Command::Schedule { command } => schedule::run(command, form).await,
         Command::Devices(devices) => devices::run(devices, form).await,
-        #[cfg(feature = "hub")]
-        Command::Label(args) => label::change(args, form).await,
-        #[cfg(feature = "hub")]
-        Command::Labels(args) => label::list(args, form).await,
-        #[cfg(feature = "hub")]
-        Command::Token { command } => token::run(command, form).await,
-        #[cfg(feature = "hub")]
-        Command::Access(access) => access::run(access, form).await,
-        #[cfg(feature = "hub")]
-        Command::Audit(audit) => audit::run(audit, form).await,
         Command::Events(events) => events::run(events, form).await,
         Command::Health(health) => health::run(health, form).await,
         Command::Doctor(doctor) => doctor::run(doctor, form).await,
         Command::Context { command } => context::run(command, form),
         #[cfg(feature = "hub")]
-        Command::Completions { shell } => manual::completions(shell),
-        #[cfg(feature = "hub")]
-        Command::Man { markdown } => manual::print(markdown),
+        Command::Fleet(command) => fleet::run(command, form).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `bellwire send`: a command to one appliance; `send/many.rs`: to many.
+//! `bellwire send`: a command to one appliance. `fleet/send.rs` sends one to many, and uses what is here.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -10,9 +10,11 @@ use anyhow::Context;
 use bellwire_client::api::{CommandChange, DeliveryQuery, Error};
 use bellwire_client::{Controller, SendOptions};
 use bellwire_proto::json::InvalidJson;
-use bellwire_proto::{Action, Code, Delivery, Device, DeviceId, Json, Seconds, Timestamp, limits};
+use bellwire_proto::{
+    Action, Code, Delivery, Device, DeviceId, Json, Seconds, Timestamp, Window, limits,
+};
 
-use crate::args::{DataType, Send};
+use crate::args::{DataType, HubArg, SendArgs};
 use crate::exit::{self, Usage};
 use crate::explain::note_losses;
 use crate::out::{self, Form};
@@ -23,30 +25,24 @@ const HINT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A byte order mark, as some editors write it at the start of a file.
 const BOM: char = '\u{feff}';
 
-#[cfg(feature = "hub")]
-mod bars;
-#[cfg(feature = "hub")]
-mod follow;
-#[cfg(feature = "hub")]
-mod many;
-
-pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
-    if args.is_to_many() {
-        // Without the word for the appliance, all words are one further to the front.
-        args.unquoted.splice(0..0, args.data.take());
-        args.data = args.action.take();
-        args.action = Some(std::mem::take(&mut args.device));
-    }
-    refuse_slips(&args)?;
-    check_inputs(&args)?;
-    let action: Action = word(args.action.as_deref().unwrap_or_default(), "ACTION")?;
-    #[cfg(feature = "hub")]
-    if args.is_to_many() {
-        return many::run(args, action, form).await;
+/// Sends it to the appliance, and only in the `window` if there is one.
+pub(crate) async fn run(
+    args: SendArgs,
+    hub: &HubArg,
+    window: Option<Window>,
+    form: Form,
+) -> anyhow::Result<u8> {
+    let action = checked(&args, hub, &args.device)?;
+    if window.is_some() && args.wait.is_some() {
+        return Err(Usage(
+            "--window and --wait exclude each other: send it without --wait, and follow it with: bellwire watch ID"
+                .to_owned(),
+        )
+        .into());
     }
     let device: DeviceId = word(&args.device, "DEVICE")?;
     let options = options(&args)?;
-    let hub = crate::connect::controller(&args.hub)?;
+    let hub = crate::connect::controller(hub)?;
     if args.known && !lookup(&hub, &device).await?.is_some_and(|device| is_seen(&device)) {
         anyhow::bail!(
             "{device} has never connected to this hub, and with --known nothing is sent to it; the names of those that have: \
@@ -55,8 +51,8 @@ pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
     }
     let (at, not_before) = not_before(&hub, &args).await?.unzip();
     let options = at.into_iter().fold(options, SendOptions::not_before);
-    #[cfg(feature = "hub")]
-    let options = window(&args).into_iter().fold(options, SendOptions::window);
+    let is_in_window = window.is_some();
+    let options = window.into_iter().fold(options, SendOptions::window);
     // Beside the command, so that it takes no time of its own.
     let presence = tokio::spawn({
         let (hub, device) = (hub.clone(), device.clone());
@@ -74,10 +70,7 @@ pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
         print(&sent, form)?;
         if form == Form::Text {
             not_before.inspect(|note| out::note(note));
-            #[cfg(feature = "hub")]
-            if args.window.window.is_some()
-                && let Some(why) = crate::command::why_queued(&hub, &sent).await
-            {
+            if is_in_window && let Some(why) = crate::command::why_queued(&hub, &sent).await {
                 out::note(&format!("waits: {why}"));
             }
             out::note(&format!("follow it with: bellwire watch {}", sent.command));
@@ -106,6 +99,14 @@ pub(crate) async fn run(mut args: Send, form: Form) -> anyhow::Result<u8> {
     Ok(exit::of_state(delivery.state))
 }
 
+/// The action, if the arguments can be used together, and are as the sender will have meant them. `to` is what stands before
+/// the action.
+pub(crate) fn checked(args: &SendArgs, hub: &HubArg, to: &str) -> Result<Action, Usage> {
+    refuse_slips(args, to)?;
+    check_inputs(args, hub)?;
+    word(args.action.as_deref().unwrap_or_default(), "ACTION")
+}
+
 /// A word of the command line.
 fn word<T: FromStr<Err: Display>>(text: &str, name: &str) -> Result<T, Usage> {
     text.parse()
@@ -113,7 +114,10 @@ fn word<T: FromStr<Err: Display>>(text: &str, name: &str) -> Result<T, Usage> {
 }
 
 /// When it is to be sent, if not now, and a note about it.
-async fn not_before(hub: &Controller, args: &Send) -> anyhow::Result<Option<(Timestamp, String)>> {
+pub(crate) async fn not_before(
+    hub: &Controller,
+    args: &SendArgs,
+) -> anyhow::Result<Option<(Timestamp, String)>> {
     let Some(at) = args.at else { return Ok(None) };
     // The hub's clock decides when that is.
     let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
@@ -121,15 +125,8 @@ async fn not_before(hub: &Controller, args: &Send) -> anyhow::Result<Option<(Tim
     Ok(Some((at, format!("to be sent at {at}, in {}", out::span(at.since(now))))))
 }
 
-/// The maintenance window in which it is sent.
-#[cfg(feature = "hub")]
-fn window(args: &Send) -> Option<bellwire_proto::Window> {
-    args.window.in_zone(args.timezone.as_deref().unwrap_or("UTC"))
-}
-
 /// What clap takes, and is a slip.
-fn refuse_slips(args: &Send) -> Result<(), Usage> {
-    let to = if args.is_to_many() { "…" } else { &args.device };
+fn refuse_slips(args: &SendArgs, to: &str) -> Result<(), Usage> {
     let action = args.action.as_deref().unwrap_or_default();
     if let (Some(first), [_, ..]) = (&args.data, args.unquoted.as_slice()) {
         let text = format!("{first} {}", args.unquoted.join(" "));
@@ -143,13 +140,6 @@ fn refuse_slips(args: &Send) -> Result<(), Usage> {
     }
     if args.data.is_some() && args.data_file.is_some() {
         return Err(Usage("the data are an argument or in --data-file, not both".to_owned()));
-    }
-    #[cfg(feature = "hub")]
-    if args.window.window.is_some() && args.wait.is_some() && !args.is_to_many() {
-        return Err(Usage(
-            "--window and --wait exclude each other: send it without --wait, and follow it with: bellwire watch ID"
-                .to_owned(),
-        ));
     }
     if args.at.is_some() && args.wait.is_some() {
         return Err(Usage(
@@ -238,10 +228,10 @@ fn hint(device: Option<&Device>, sent: &Delivery) -> Option<Hint> {
 }
 
 /// Whether the options can be used together.
-fn check_inputs(args: &Send) -> Result<(), Usage> {
+fn check_inputs(args: &SendArgs, hub: &HubArg) -> Result<(), Usage> {
     let is_dash = |file: &Option<std::path::PathBuf>| file.as_deref() == Some("-".as_ref());
     let reads_data = args.data.as_deref() == Some("-") || is_dash(&args.data_file);
-    crate::connect::reads_once(&args.hub, reads_data)?;
+    crate::connect::reads_once(hub, reads_data)?;
     if args.ttl.is_some_and(|ttl| ttl.get() > limits::TTL_S.max) {
         return Err(Usage("--ttl is from 0s to 7d".to_owned()));
     }
@@ -257,7 +247,7 @@ fn check_inputs(args: &Send) -> Result<(), Usage> {
 }
 
 /// The data as it is sent.
-enum Data {
+pub(crate) enum Data {
     None,
     Json(Json),
     Text(String),
@@ -267,7 +257,7 @@ enum Data {
 ///
 /// # Errors
 /// When it is not of that type, or begins like JSON without being it.
-fn parse_data(text: String, data_type: DataType) -> Result<Data, Usage> {
+pub(crate) fn parse_data(text: String, data_type: DataType) -> Result<Data, Usage> {
     if data_type == DataType::Text {
         return Ok(Data::Text(text));
     }
@@ -281,22 +271,13 @@ fn parse_data(text: String, data_type: DataType) -> Result<Data, Usage> {
     }
 }
 
-/// The same as the data of an envelope, in which a text is a JSON string.
-#[cfg(feature = "hub")]
-pub(crate) fn data_as_json(text: Option<&str>, data_type: DataType) -> Result<Json, Usage> {
-    Ok(match text.map(|text| parse_data(text.to_owned(), data_type)).transpose()? {
-        None | Some(Data::None) => Json::null(),
-        Some(Data::Json(json)) => json,
-        Some(Data::Text(text)) => Json::text(&text),
-    })
-}
-
-fn typed_data(args: &Send) -> anyhow::Result<Data> {
+/// The data of the argument, of the file or of standard input.
+pub(crate) fn typed_data(args: &SendArgs) -> anyhow::Result<Data> {
     let Some(text) = data(args)? else { return Ok(Data::None) };
     Ok(parse_data(text, args.data_type)?)
 }
 
-fn options(args: &Send) -> anyhow::Result<SendOptions> {
+fn options(args: &SendArgs) -> anyhow::Result<SendOptions> {
     let mut options = match typed_data(args)? {
         Data::None => SendOptions::default(),
         Data::Json(json) => SendOptions::default().json(json),
@@ -334,7 +315,7 @@ fn begins_like_json(text: &str) -> bool {
 }
 
 /// The data, from the argument, a file or standard input.
-fn data(args: &Send) -> anyhow::Result<Option<String>> {
+fn data(args: &SendArgs) -> anyhow::Result<Option<String>> {
     let bytes = match (&args.data, &args.data_file) {
         (Some(dash), _) if dash == "-" => {
             read_bounded(std::io::stdin()).context("standard input")?

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use bellwire_proto::{Seconds, Timestamp};
 
+/// Local times. The rules of time zones are too large for the small program.
+#[cfg_attr(not(feature = "hub"), path = "when/no_zone.rs")]
+mod zone;
+
 /// A point in time, relative to the hub's clock until that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
@@ -64,9 +68,9 @@ impl Moment {
         match self {
             Self::At(at) if at < now => Err(format!("{at} is past; at the hub it is {now}")),
             Self::At(at) => Ok(at),
-            Self::Local(time) => Self::At(full(time)?).next(now),
+            Self::Local(time) => Self::At(zone::full(time)?).next(now),
             Self::Span(span) => Ok(now.after(span)),
-            Self::Clock { hour, minute } => local(hour, minute, now, Side::Next),
+            Self::Clock { hour, minute } => zone::local(hour, minute, now, Side::Next),
         }
     }
 
@@ -77,11 +81,11 @@ impl Moment {
     pub fn last(self, now: Timestamp) -> Result<Timestamp, String> {
         match self {
             Self::At(at) => Ok(at),
-            Self::Local(time) => full(time),
+            Self::Local(time) => zone::full(time),
             Self::Span(span) => Ok(Timestamp::from_unix_ms(
                 now.unix_ms().saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
             )),
-            Self::Clock { hour, minute } => local(hour, minute, now, Side::Last),
+            Self::Clock { hour, minute } => zone::local(hour, minute, now, Side::Last),
         }
     }
 }
@@ -115,70 +119,10 @@ fn two_digits(digits: &str, below: i8) -> Option<i8> {
     digits.parse().ok().filter(|n| fits && *n < below)
 }
 
+/// On which side of now a time of the day is looked for.
 enum Side {
     Next,
     Last,
-}
-
-#[cfg(feature = "hub")]
-fn local(hour: i8, minute: i8, now: Timestamp, side: Side) -> Result<Timestamp, String> {
-    in_zone(&jiff::tz::TimeZone::system(), hour, minute, now, side)
-}
-
-#[cfg(feature = "hub")]
-fn full(time: LocalTime) -> Result<Timestamp, String> {
-    full_in_zone(jiff::tz::TimeZone::system(), time)
-}
-
-/// The rules of time zones are too large for the small program.
-#[cfg(not(feature = "hub"))]
-const NO_ZONES: &str = "this small program knows no time zones: write 2026-01-31T12:00:00Z, or 10m";
-
-#[cfg(not(feature = "hub"))]
-fn local(_: i8, _: i8, _: Timestamp, _: Side) -> Result<Timestamp, String> {
-    Err(NO_ZONES.to_owned())
-}
-
-#[cfg(not(feature = "hub"))]
-fn full(_: LocalTime) -> Result<Timestamp, String> {
-    Err(NO_ZONES.to_owned())
-}
-
-/// A time that the change of a clock skips is the same time after the change; one that comes twice is the first.
-#[cfg(feature = "hub")]
-fn full_in_zone(zone: jiff::tz::TimeZone, time: LocalTime) -> Result<Timestamp, String> {
-    let LocalTime { year, month, day, hour, minute, second } = time;
-    let found = jiff::civil::DateTime::new(year, month, day, hour, minute, second, 0)
-        .and_then(|time| time.to_zoned(zone))
-        .map_err(|e| format!("there is no such time: {e}"))?;
-    let ms = u64::try_from(found.timestamp().as_millisecond());
-    ms.map(Timestamp::from_unix_ms).map_err(|_| "there is no time before 1970 here".to_owned())
-}
-
-#[cfg(feature = "hub")]
-fn in_zone(
-    zone: &jiff::tz::TimeZone,
-    hour: i8,
-    minute: i8,
-    now: Timestamp,
-    side: Side,
-) -> Result<Timestamp, String> {
-    let find = || -> Result<Timestamp, jiff::Error> {
-        let ms = i64::try_from(now.unix_ms()).unwrap_or(i64::MAX);
-        let now = jiff::Timestamp::from_millisecond(ms)?;
-        let today = now.to_zoned(zone.clone()).date();
-        // A time that the change of a clock skips is the same time after the change; one that comes twice is the first.
-        let on = |date: jiff::civil::Date| {
-            date.at(hour, minute, 0, 0).to_zoned(zone.clone()).map(|zoned| zoned.timestamp())
-        };
-        let found = match side {
-            Side::Next if on(today)? < now => on(today.tomorrow()?)?,
-            Side::Last if on(today)? > now => on(today.yesterday()?)?,
-            _ => on(today)?,
-        };
-        Ok(Timestamp::from_unix_ms(u64::try_from(found.as_millisecond()).unwrap_or_default()))
-    };
-    find().map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -227,32 +171,5 @@ mod tests {
         assert_eq!(hour.next(now), Ok(at("2026-01-31T13:00:00Z")));
         assert_eq!(hour.last(now), Ok(at("2026-01-31T11:00:00Z")));
         assert!(Moment::At(at("2026-01-31T11:59:59Z")).next(now).unwrap_err().contains("is past"));
-    }
-
-    #[cfg(feature = "hub")]
-    #[test]
-    fn a_time_without_a_zone_is_local() {
-        let find = |text: &str| match text.parse() {
-            Ok(Moment::Local(time)) => {
-                full_in_zone(jiff::tz::TimeZone::fixed(jiff::tz::offset(2)), time)
-            }
-            other => panic!("{text}: {other:?}"),
-        };
-        assert_eq!(find("2026-01-31T12:00:05"), Ok(at("2026-01-31T10:00:05Z")));
-        assert_eq!(find("2026-01-01 00:30"), Ok(at("2025-12-31T22:30:00Z")));
-        assert!(find("2026-02-30T12:00").unwrap_err().contains("there is no such time"));
-    }
-
-    #[cfg(feature = "hub")]
-    #[test]
-    fn a_time_of_the_day_is_local_and_the_next_or_the_last() {
-        let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(2));
-        let find = |hour, side| in_zone(&zone, hour, 30, at("2026-01-31T22:15:00Z"), side);
-        // There it is a quarter past midnight on the first of February.
-        assert_eq!(find(1, Side::Next), Ok(at("2026-01-31T23:30:00Z")));
-        assert_eq!(find(0, Side::Next), Ok(at("2026-01-31T22:30:00Z")));
-        assert_eq!(find(23, Side::Next), Ok(at("2026-02-01T21:30:00Z")));
-        assert_eq!(find(23, Side::Last), Ok(at("2026-01-31T21:30:00Z")));
-        assert_eq!(find(0, Side::Last), Ok(at("2026-01-30T22:30:00Z")));
     }
 }

@@ -8,8 +8,6 @@ use bellwire_proto::{Action, DeliveryState, DeviceId, Seconds, Selector};
 use clap::{Args, Subcommand};
 
 use super::HubArg;
-#[cfg(feature = "hub")]
-use super::registry::{Export, Import};
 use crate::when::Moment;
 
 /// `bellwire commands`.
@@ -140,12 +138,10 @@ pub enum DevicesCommand {
         #[command(flatten)]
         hub: HubArg,
     },
-    /// Write names and labels as CSV.
+    /// Write and read files; not in the small program.
     #[cfg(feature = "hub")]
-    Export(Export),
-    /// Register and label appliances from CSV.
-    #[cfg(feature = "hub")]
-    Import(Import),
+    #[command(flatten)]
+    Transfer(super::fleet::TransferCommand),
     /// Anything else: perhaps the name of an appliance.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -196,17 +192,6 @@ pub(super) fn selector(text: &str) -> Result<Selector, String> {
             text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         format!("{e}\n  {shown}\n  {:>width$}", '^', width = e.at + 1)
     })
-}
-
-/// A selector of those that are changed or sent to: an empty one, as of a variable that is not set, would be all.
-#[cfg(feature = "hub")]
-pub(super) fn selector_of_some(text: &str) -> Result<Selector, String> {
-    let select = selector(text)?;
-    if select.requirements().is_empty() {
-        let why = "it is empty, which would be every appliance: name a requirement, such as site=lyon, or with send --all";
-        return Err(why.to_owned());
-    }
-    Ok(select)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use bellwire_proto::token::InvalidToken;
 use bellwire_proto::{Action, Credential, DeviceId, RoleName, Seconds, TokenId};
 use clap::{Args, Subcommand};
 
-use super::HubArg;
+use crate::args::HubArg;
 
 /// `bellwire token`.
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,7 @@
 use bellwire_proto::DeliveryState;
 use clap::Args;
 
-use super::HubArg;
+use crate::args::HubArg;
 use crate::short_id::CommandRef;
 
 /// `bellwire pause`, `bellwire resume` and `bellwire abort`.

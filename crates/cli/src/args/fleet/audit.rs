@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use bellwire_proto::DeviceId;
 use clap::Args;
 
-use super::HubArg;
+use crate::args::HubArg;
 use crate::when::Moment;
 
 /// `bellwire audit`.
@@ -32,7 +32,7 @@ pub struct Audit {
     #[arg(long, value_name = "TIME")]
     pub since: Option<Moment>,
     /// Show at most this many, the newest.
-    #[arg(short = 'n', long, value_name = "N", default_value = "20", value_parser = super::operator::count)]
+    #[arg(short = 'n', long, value_name = "N", default_value = "20", value_parser = crate::args::operator::count)]
     pub limit: NonZeroUsize,
     /// Then print each entry as it is written, until Ctrl-C.
     #[arg(short, long)]

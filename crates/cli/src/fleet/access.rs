@@ -4,7 +4,7 @@ use bellwire_proto::{Action, Device, DeviceStatus, Role, Scope, Timestamp, Token
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
-use crate::args::Access;
+use crate::args::fleet::Access;
 use crate::connect;
 use crate::exit;
 use crate::out::{self, BOLD, Form};

@@ -15,10 +15,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::bars::Bars;
+use crate::command;
 use crate::exit;
+use crate::fleet::rollout::print;
+use crate::fleet::{ask, results};
 use crate::out::{self, Form};
-use crate::rollout::print;
-use crate::{ask, command, results};
 
 /// The time between two looks at first, and at most.
 const LOOK_MIN: Duration = Duration::from_millis(100);

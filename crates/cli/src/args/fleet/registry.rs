@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use bellwire_proto::Selector;
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use super::HubArg;
-use super::operator::{selector, selector_of_some};
+use super::{selector, selector_of_some};
+use crate::args::HubArg;
 
 /// `bellwire label`.
 #[derive(Debug, Args)]
@@ -48,6 +48,15 @@ pub struct LabelsArgs {
     /// The hub.
     #[command(flatten)]
     pub hub: HubArg,
+}
+
+/// Of `bellwire devices …`, what reads and writes files.
+#[derive(Debug, Subcommand)]
+pub enum TransferCommand {
+    /// Write names and labels as CSV.
+    Export(Export),
+    /// Register and label appliances from CSV.
+    Import(Import),
 }
 
 /// `bellwire devices export`.

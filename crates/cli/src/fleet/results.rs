@@ -9,7 +9,7 @@ use bellwire_proto::limits::PAGE_ITEMS_MAX;
 use bellwire_proto::{Delivery, DeliveryState, csv};
 use futures_util::TryStreamExt;
 
-use crate::args::Results;
+use crate::args::fleet::Results;
 use crate::connect;
 use crate::exit;
 use crate::out::{self, BOLD, DIM, Form, StdoutError};

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::HubArg;
+use crate::args::HubArg;
 use crate::short_id::CommandRef;
 
 /// `bellwire results`.

@@ -10,8 +10,8 @@ use bellwire_proto::{
 };
 use futures_util::TryStreamExt;
 
-use crate::access::sentence;
-use crate::args::{TokenCommand, TokenCreate, TokenPlace};
+use super::access::sentence;
+use crate::args::fleet::{TokenCommand, TokenCreate, TokenPlace};
 use crate::connect;
 use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form};

@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::args::Demo;
+use crate::args::fleet::Demo;
 use crate::exit;
 use crate::out::{self, BOLD, DIM, GOOD, StdoutError};
 

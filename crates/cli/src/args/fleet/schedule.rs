@@ -4,8 +4,9 @@ use bellwire_proto::{Action, DeviceId, Seconds, Selector};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use super::batches::Batches;
-use super::operator::selector_of_some;
-use super::{DataType, HubArg, WindowArgs};
+use super::selector_of_some;
+use super::window::WindowArgs;
+use crate::args::{DataType, HubArg};
 
 /// `bellwire schedule …`.
 #[derive(Debug, Subcommand)]

@@ -19,13 +19,20 @@ use csv::StringRecord;
 use futures_util::TryStreamExt as _;
 use serde_json::json;
 
-use crate::args::{Export, Import};
+use super::label::{self, DEVICES_MAX};
+use crate::args::fleet::{Export, Import, TransferCommand};
 use crate::connect;
 use crate::exit::{self, Usage};
-use crate::label::{self, DEVICES_MAX};
 use crate::out::{self, BOLD, Form};
 
-pub(crate) async fn export(args: Export, form: Form) -> anyhow::Result<u8> {
+pub(crate) async fn run(command: TransferCommand, form: Form) -> anyhow::Result<u8> {
+    match command {
+        TransferCommand::Export(args) => export(args, form).await,
+        TransferCommand::Import(args) => import(args, form).await,
+    }
+}
+
+async fn export(args: Export, form: Form) -> anyhow::Result<u8> {
     let hub = connect::controller(&args.hub)?;
     let query =
         DeviceQuery { select: args.select, limit: Some(PAGE_ITEMS_MAX), ..DeviceQuery::default() };
@@ -49,7 +56,7 @@ fn print(cells: &[&str]) -> anyhow::Result<()> {
     Ok(out::line(format_args!("{}", line.trim_end()))?)
 }
 
-pub(crate) async fn import(args: Import, form: Form) -> anyhow::Result<u8> {
+async fn import(args: Import, form: Form) -> anyhow::Result<u8> {
     connect::reads_once(&args.hub, args.file == Path::new("-"))?;
     let devices = read(&args.file)?;
     if args.dry_run {

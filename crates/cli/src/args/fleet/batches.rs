@@ -5,7 +5,7 @@ use bellwire_proto::{Json, Seconds, Selector};
 use clap::Args;
 use serde_json::json;
 
-use super::operator::selector_of_some;
+use super::selector_of_some;
 
 /// What is rolled out batch by batch, and how. The options that say to whom are in a group `to_many`.
 #[derive(Debug, Args)]

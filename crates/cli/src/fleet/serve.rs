@@ -5,10 +5,11 @@ use bellwire_hub::config::{Loaded, Scheme};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::Serve;
+use super::settings;
+use crate::args::fleet::Serve;
 use crate::exit::{self, Usage};
+use crate::out;
 use crate::service_manager::ServiceManager;
-use crate::{out, settings};
 
 /// Open files of a hub beside its connections: the store's, event queues, listening sockets, the
 /// logs, and some for the connection that is accepted only to be refused.

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use bellwire_client::api::RolloutChange;
 use bellwire_proto::Command;
 
-use crate::args::{Retry, Rollout};
+use crate::args::fleet::{Retry, Rollout};
 use crate::connect;
 use crate::exit;
 use crate::out::{self, Form};

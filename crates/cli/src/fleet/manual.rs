@@ -5,8 +5,8 @@ use anyhow::Context as _;
 use bellwire::output;
 use clap::{Command, CommandFactory};
 
+use super::complete;
 use crate::args::Cli;
-use crate::complete;
 use crate::exit;
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
@@ -44,7 +44,7 @@ fn man() -> std::io::Result<Vec<u8>> {
 }
 
 fn chapters(page: &mut String, name: &str, command: &Command) -> std::io::Result<()> {
-    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+    for sub in subcommands(command) {
         let name = format!("{name} {}", sub.get_name());
         let man = clap_mangen::Man::new(sub.clone().bin_name(&name));
         let mut chapter = Vec::new();
@@ -77,9 +77,17 @@ fn section(page: &mut String, name: &str, command: Command) {
     let mut shown = command.clone().bin_name(name).term_width(100);
     let help = shown.render_long_help().to_string();
     page.push_str(&format!("\n## {name}\n```text\n{}\n```\n", help.trim_end()));
-    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+    for sub in subcommands(&command) {
         section(page, &format!("{name} {}", sub.get_name()), sub.clone());
     }
+}
+
+/// In the order of the help.
+fn subcommands(command: &Command) -> Vec<&Command> {
+    let mut subcommands: Vec<_> =
+        command.get_subcommands().filter(|sub| sub.get_name() != "help").collect();
+    subcommands.sort_by_key(|sub| sub.get_display_order());
+    subcommands
 }
 
 #[cfg(test)]
@@ -110,10 +118,5 @@ mod tests {
             command.get_subcommands().for_each(|command| check(command, &path));
         }
         check(&Cli::command(), "");
-    }
-
-    #[test]
-    fn the_definitions_hold_together() {
-        Cli::command().debug_assert();
     }
 }

@@ -3,16 +3,19 @@
 use std::pin::pin;
 
 use anyhow::Context as _;
-use bellwire_proto::{Missed, Overlap, Schedule, SchedulePlan, ScheduleTarget, Seconds, Timestamp};
+use bellwire_proto::{
+    Json, Missed, Overlap, Schedule, SchedulePlan, ScheduleTarget, Seconds, Timestamp,
+};
 use futures_util::TryStreamExt;
 
-use crate::args::{
+use crate::args::DataType;
+use crate::args::fleet::{
     MissedArg, OverlapArg, ScheduleCommand, ScheduleCreate, ScheduleNamed, SchedulesNamed,
 };
 use crate::connect;
 use crate::exit::{self, Usage};
 use crate::out::{self, BAD, BOLD, DIM, Form};
-use crate::send::data_as_json;
+use crate::send::{Data, parse_data};
 
 pub(crate) async fn run(command: ScheduleCommand, form: Form) -> anyhow::Result<u8> {
     match command {
@@ -117,6 +120,15 @@ fn plan(args: &ScheduleCreate) -> Result<SchedulePlan, Usage> {
     let (plan, _) =
         SchedulePlan::parse(&body, usize::MAX).map_err(|problem| Usage(problem.detail))?;
     Ok(plan)
+}
+
+/// The data as those of an envelope, in which a text is a JSON string.
+fn data_as_json(text: Option<&str>, data_type: DataType) -> Result<Json, Usage> {
+    Ok(match text.map(|text| parse_data(text.to_owned(), data_type)).transpose()? {
+        None | Some(Data::None) => Json::null(),
+        Some(Data::Json(json)) => json,
+        Some(Data::Text(text)) => Json::text(&text),
+    })
 }
 
 fn heading() -> anyhow::Result<()> {

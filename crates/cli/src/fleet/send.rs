@@ -1,4 +1,5 @@
-//! `bellwire send` to many appliances: how many match is said first, then it is asked, sent, and followed to its end.
+//! `bellwire send` of the whole program: to one appliance as `send.rs` does it, in a maintenance window too, and to many: how
+//! many match is said first, then it is asked, sent, and followed to its end.
 
 use std::pin::pin;
 
@@ -9,13 +10,31 @@ use bellwire_proto::limits::PAGE_ITEMS_MAX;
 use bellwire_proto::{Action, Json, Preview};
 use futures_util::TryStreamExt as _;
 
-use super::{Data, follow, not_before, typed_data, window};
-use crate::args::{Many, Send};
+use super::{ask, label, rollout};
+use crate::args::fleet::{FleetSend, Many};
+use crate::connect;
 use crate::exit;
 use crate::out::{self, Form};
-use crate::{ask, connect, label, rollout};
+use crate::send::{self, Data, checked, typed_data};
 
-pub(super) async fn run(args: Send, action: Action, form: Form) -> anyhow::Result<u8> {
+mod bars;
+mod follow;
+
+pub(super) async fn run(args: FleetSend, form: Form) -> anyhow::Result<u8> {
+    if args.many.is_meant() {
+        return to_many(args, form).await;
+    }
+    let window = args.window();
+    send::run(args.send, &args.hub, window, form).await
+}
+
+async fn to_many(mut args: FleetSend, form: Form) -> anyhow::Result<u8> {
+    let words = &mut args.send;
+    // Without the word for the appliance, all words are one further to the front.
+    words.unquoted.splice(0..0, words.data.take());
+    words.data = words.action.take();
+    words.action = Some(std::mem::take(&mut words.device));
+    let action = checked(words, &args.hub, "…")?;
     let hub = connect::controller(&args.hub)?;
     let (command, not_before) = command(&hub, action.clone(), &args).await?;
     let preview = hub.preview(&command).await?;
@@ -23,7 +42,7 @@ pub(super) async fn run(args: Send, action: Action, form: Form) -> anyhow::Resul
         return list(&hub, &args.many, &preview, form).await;
     }
     // With a key it may have been sent before, to those that matched then.
-    let first = args.idempotency_key.is_none();
+    let first = args.send.idempotency_key.is_none();
     if first && preview.total == 0 {
         anyhow::bail!("no appliance matches; nothing was sent");
     }
@@ -41,7 +60,7 @@ pub(super) async fn run(args: Send, action: Action, form: Form) -> anyhow::Resul
         ));
     }
     let id = sent.id;
-    let wait = args.wait.filter(|wait| wait.is_none_or(|wait| wait.get() > 0));
+    let wait = args.send.wait.filter(|wait| wait.is_none_or(|wait| wait.get() > 0));
     let Some(wait) = wait else {
         rollout::print(&sent, form).with_context(|| format!("the command {id} was sent"))?;
         if form == Form::Text {
@@ -59,34 +78,35 @@ pub(super) async fn run(args: Send, action: Action, form: Form) -> anyhow::Resul
 async fn command(
     hub: &Controller,
     action: Action,
-    args: &Send,
+    args: &FleetSend,
 ) -> anyhow::Result<(NewCommand, Option<String>)> {
     let target = match &args.many.select {
         Some(select) => Target::Select(select.clone()),
         None => Target::All,
     };
     let mut command = NewCommand::new(action, target);
-    command = match typed_data(args)? {
+    let sent = &args.send;
+    command = match typed_data(sent)? {
         Data::None => command,
         Data::Json(data) => command.data(data),
         Data::Text(text) => command.data(Json::text(&text)),
     };
-    if let Some(ttl) = args.ttl {
+    if let Some(ttl) = sent.ttl {
         command = command.ttl(ttl);
     }
-    if let Some(run_timeout) = args.run_timeout {
+    if let Some(run_timeout) = sent.run_timeout {
         command = command.run_timeout(run_timeout);
     }
-    if let Some(key) = &args.idempotency_key {
+    if let Some(key) = &sent.idempotency_key {
         command = command.idempotency_key(key);
     }
     if let Some(rollout) = args.many.batches.rollout() {
         command = command.rollout(rollout);
     }
-    if let Some(window) = window(args) {
+    if let Some(window) = args.window() {
         command = command.window(window);
     }
-    let at = not_before(hub, args).await?;
+    let at = send::not_before(hub, sent).await?;
     let (at, note) = at.unzip();
     Ok((at.into_iter().fold(command, NewCommand::not_before), note))
 }

@@ -10,8 +10,8 @@ use bellwire_proto::limits::PAGE_ITEMS_MAX;
 use bellwire_proto::{Code, Device, DeviceId, Selector};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use crate::args::{Label, LabelsArgs};
-use crate::ask;
+use super::ask;
+use crate::args::fleet::{Label, LabelsArgs};
 use crate::connect;
 use crate::exit::{self, Usage};
 use crate::explain::explain;

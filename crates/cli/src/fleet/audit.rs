@@ -6,7 +6,7 @@ use bellwire_client::api::AuditQuery;
 use bellwire_proto::{AuditEntry, Timestamp};
 use futures_util::TryStreamExt;
 
-use crate::args::Audit;
+use crate::args::fleet::Audit;
 use crate::connect;
 use crate::exit::{self, Usage};
 use crate::explain::note_losses;
