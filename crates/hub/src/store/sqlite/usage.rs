@@ -17,7 +17,7 @@ use super::rows;
 pub(super) struct Usage(Option<Mutex<HashMap<Box<str>, u64>>>);
 
 impl Usage {
-    /// Looks at every command: a second for some millions of them. SQLite does not read the data for their length.
+    /// Looks at the row of every command. SQLite does not read the data for their length.
     pub(super) fn read(connection: &Connection) -> Result<Self> {
         let mut all = connection.prepare(
             "SELECT created_by, sum(octet_length(data) + ?1 * total) FROM commands
