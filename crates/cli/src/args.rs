@@ -216,7 +216,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = SEND_HELP)]
 pub struct SendArgs {
-    /// The appliance; not with -l or --all, where the action is the first word.
+    /// The appliance.
     pub device: String,
     /// The action.
     #[arg(required = true)]

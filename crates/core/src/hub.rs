@@ -2,12 +2,12 @@
 //! methods.
 //!
 //! Here is the interface alone, but for what the store reports (`hub/stored.rs`), tokens (`hub/grants.rs`) and schedules
-//! (`hub/schedules.rs`). How a
-//! device comes into memory and leaves it is in `hub/memory.rs`, a send in `hub/sends.rs`, what is done for commands to many in
-//! `hub/jobs.rs`; the decisions themselves are in `device.rs` and its submodules.
+//! (`hub/schedules.rs`). How a device comes into memory and leaves it is in `hub/memory.rs`, a send in `hub/sends.rs`, what is
+//! done for commands to many in `hub/jobs.rs`; the decisions themselves are in `device.rs` and its submodules.
 //!
-//! **Bounds.** Every entry of `devices`, `cancels`, `unchecked` and `keys` belongs to an open request, a stream, a step
-//! or the run of a schedule, of which there are at most [`SCHEDULES_MAX`](bellwire_proto::limits::SCHEDULES_MAX), so their number is bounded by the connections that the driver admits and by
+//! **Bounds.** Every entry of `devices`, `cancels`, `unchecked` and `keys` belongs to an open request, a stream, a step or the
+//! run of a schedule, so their number is bounded by the connections that the driver admits and by
+//! [`SCHEDULES_MAX`](bellwire_proto::limits::SCHEDULES_MAX),
 //! [`COMMANDS_TO_MANY_MAX`](bellwire_proto::limits::COMMANDS_TO_MANY_MAX) and
 //! [`ROLLOUTS_MAX`](bellwire_proto::limits::ROLLOUTS_MAX); a device has its window and what is under way in memory;
 //! a pending transaction belongs to one of those.

@@ -320,6 +320,9 @@ pub const RETRY_AFTER_STORE_S: u64 = 30;
 /// Reads of the API that may wait for the store; one more is answered 503. Our choice: some seconds of work,
 /// after which no client would wait for the answer. `docs/store.md`.
 pub const STORE_READS_WAITING_MAX: usize = 1024;
+/// Look-ups of tokens that may wait for the store, together with what the core loads; one more is answered 503. They are answered
+/// many at once. Our choice: a large fleet that connects in one moment. `docs/store.md`.
+pub const TOKEN_READS_WAITING_MAX: usize = 64 * 1024;
 /// Devices that one request looks at in search of those that are online, or not: our choice. A page with
 /// fewer items than requested may therefore be followed by another.
 pub const DEVICES_SEARCHED_MAX: usize = 10 * PAGE_ITEMS_MAX as usize;

@@ -58,8 +58,8 @@ async fn create(args: &TokenCreate, form: Form) -> anyhow::Result<u8> {
         Form::Text => {
             out::line(created.token.0.expose())?;
             if !args.quiet {
-                let told = sentence(&created.info, now);
-                out::note(&format!("{told} It is shown this once."));
+                let sentence = sentence(&created.info, now);
+                out::note(&format!("{sentence} It is shown this once."));
                 // Made by nobody: until now the hub asked for no token.
                 if created.info.role == Role::Admin && created.info.created_by.is_none() {
                     out::note(NEXT_STEP);

@@ -201,10 +201,11 @@ fn preferred_wait(request: &Request) -> Option<Seconds> {
     params::prefer_wait(preferences.filter_map(|value| value.to_str().ok()), WAIT_S.max)
 }
 
-/// Has the command refused, unless its key was used before.
+/// Has the command refused, unless its key was used before. The first reason stays: a request that can never be met is not to be
+/// tried again later.
 fn refuse(send: &mut Send, allowed: Result<(), Problem>) {
     if let Err(problem) = allowed {
-        send.refused = Some(Box::new(problem));
+        send.refused.get_or_insert_with(|| Box::new(problem));
     }
 }
 

@@ -34,7 +34,7 @@ enum Source {
     Url(Box<Url>),
 }
 
-/// What tells that a file has changed.
+/// What shows that a file has changed.
 type Mark = (Option<SystemTime>, u64);
 
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bellwire_core::record::{Load, ScheduleRecord, TargetPage, TokenRecord, Txn};
 use bellwire_core::{Recovered, TargetQuery};
 use bellwire_proto::device::LabelCounts;
-use bellwire_proto::limits::STORE_READS_WAITING_MAX;
+use bellwire_proto::limits::{STORE_READS_WAITING_MAX, TOKEN_READS_WAITING_MAX};
 use bellwire_proto::{
     AuditEntry, Command, CommandId, CommandIdPrefix, Delivery, DeliveryState, DeviceId, Page,
     ScheduleId, TokenId,
@@ -408,12 +408,12 @@ impl Store for SqliteStore {
     }
 
     /// By the thread of the core's loads, which answers together what gathers: a fleet that connects has its tokens looked
-    /// up, and then its devices. A request waits for one of them at a time, so that no more of them wait than requests are open.
+    /// up, and then its devices.
     fn token(&self, id: TokenId) -> Reading<Option<StoredToken>> {
         let (answer, answered) = oneshot::channel();
         #[cfg(test)]
         self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-        let put = self.shared.loads.put(PointRead::Token(id, answer), usize::MAX);
+        let put = self.shared.loads.put(PointRead::Token(id, answer), TOKEN_READS_WAITING_MAX);
         Box::pin(answer_of(put, answered))
     }
 

@@ -197,6 +197,10 @@ fn a_sender_whose_commands_take_too_much_is_refused_and_no_other_over_a_restart_
     assert!(text(&refused.json()["detail"]).contains("store_bytes_per_token"), "{refused:?}");
     let many = json!({"action": "ping", "target": {"devices": ["d", "e"]}}).to_string();
     assert_eq!(hub.with_token(&admin, "POST /v1/commands", &many).code(), "queue_full");
+    let window = json!({"cron": "0 0 30 2 *", "minutes": 1});
+    let never = json!({"action": "ping", "target": {"device": "d"}, "window": window}).to_string();
+    let never = hub.with_token(&admin, "POST /v1/commands", &never);
+    assert_eq!(never.status, 400, "what can never be sent is not to be tried again: {never:?}");
     assert_eq!(send(&hub, &admin, 2).status, 202, "a repeat: it is stored already");
     assert_eq!(send(&hub, &other, 0).status, 202, "another sender");
     drop(hub);

@@ -109,7 +109,7 @@ fn a_request_whose_body_comes_after_the_end_of_its_token_does_nothing() {
     }
 }
 
-/// It waited for up to five minutes, and was then told what became of a device that it does not see any more.
+/// It waited for up to five minutes, and was then answered with what became of a device that it does not see any more.
 #[test]
 fn a_sender_that_waits_is_refused_when_its_token_is_revoked_or_the_device_leaves_its_scope() {
     let (hub, admin, operator) = two_sites();

@@ -17,16 +17,18 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bellwire_core::record::{
-    Change, CommandHead, CommandRecord, Committed, DeliveryRecord, DeviceRecord, Load, Loaded,
-    RolloutRecord, Txn, TxnId,
+    AuditRecord, Change, CommandHead, CommandRecord, Committed, DeliveryRecord, DeviceRecord, Load,
+    Loaded, RolloutRecord, Txn, TxnId,
 };
 use bellwire_core::{Instant, Now, Recovered};
 use bellwire_hub::Clock;
 use bellwire_hub::store::{
-    DeviceFilter, Options, Reading, SqliteStore, Store, StoreError, StoreEvents, StoredDevice,
+    AuditFilter, DeviceFilter, Options, PageRequest, Reading, SqliteStore, Store, StoreError,
+    StoreEvents, StoredDevice,
 };
 use bellwire_proto::{
-    CommandId, DeliveryState, DeviceId, Json, Labels, Members, RolloutPlan, Seq, Timestamp, Window,
+    AuditObject, CommandId, DeliveryState, DeviceId, Json, Labels, Members, RolloutPlan, Seq,
+    Timestamp, Window,
 };
 
 /// The time at which the tests play.
@@ -144,6 +146,27 @@ pub fn rollout(total: u64) -> RolloutRecord {
 
 pub fn put_rollout(seq: u64, record: RolloutRecord) -> Change {
     Change::PutRollout(Seq::new(seq), Box::new(record))
+}
+
+/// An entry of the audit log.
+pub fn put_audit(ms: u64) -> Change {
+    Change::PutAudit(Box::new(AuditRecord {
+        at: at(ms),
+        actor: Default::default(),
+        address: None,
+        verb: "send",
+        object: AuditObject::default(),
+        status: 202,
+        code: None,
+        count: 1,
+        refusal: None,
+    }))
+}
+
+/// The numbers of the entries that are there, the newest first.
+pub fn audit_ids(kit: &Kit) -> Vec<u64> {
+    let all = PageRequest { limit: 1_000_000, after: None };
+    read(kit.store.audit(AuditFilter::default(), all)).items.iter().map(|e| e.id).collect()
 }
 
 pub fn put_queued(name: &str, queued: u64) -> Change {

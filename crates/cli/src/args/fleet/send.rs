@@ -56,6 +56,9 @@ impl FleetSend {
 /// An argument of sending to one, where it may be to many.
 fn beside_many(arg: Arg) -> Arg {
     match arg.get_id().as_str() {
+        "device" => {
+            arg.help("The appliance; not with -l or --all, where the action is the first word")
+        }
         "action" => arg.required(false).required_unless_present("to_many"),
         "known" => arg.conflicts_with("to_many"),
         _ => arg,

@@ -4,7 +4,7 @@
 //! of whom there is a command.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bellwire_core::record::CommandRecord;
 use bellwire_proto::limits::DELIVERY_STORED_BYTES;
@@ -12,7 +12,7 @@ use rusqlite::{Connection, Result};
 
 use super::rows;
 
-/// For how many bytes each sender's commands count; of no use, and nothing is counted, without a limit.
+/// Bytes by sender; `None` without a limit, and then nothing is counted.
 #[derive(Debug, Default)]
 pub(super) struct Usage(Option<Mutex<HashMap<Box<str>, u64>>>);
 
@@ -28,37 +28,35 @@ impl Usage {
         Ok(Self(Some(Mutex::new(all.collect::<Result<_>>()?))))
     }
 
-    /// What the commands of this sender count for.
+    /// What the commands of this sender take.
     pub(super) fn of(&self, sender: &str) -> u64 {
-        self.0.as_ref().map_or(0, |all| {
-            let all = all.lock().unwrap_or_else(PoisonError::into_inner);
-            all.get(sender).copied().unwrap_or(0)
-        })
+        self.all().and_then(|all| all.get(sender).copied()).unwrap_or(0)
     }
 
     /// A command was stored.
     pub(super) fn stored(&self, command: &CommandRecord) {
+        let (Some(mut all), Some(sender)) = (self.all(), command.created_by.as_deref()) else {
+            return;
+        };
         let bytes = bytes(command.data.as_str().len() as u64, command.head.total);
-        self.change(command.created_by.as_deref(), |counted| counted.saturating_add(bytes));
+        match all.get_mut(sender) {
+            Some(taken) => *taken = taken.saturating_add(bytes),
+            None => drop(all.insert(sender.into(), bytes)),
+        }
     }
 
     /// A command was deleted.
     pub(super) fn deleted(&self, sender: Option<&str>, data_bytes: u64, total: u64) {
-        let bytes = bytes(data_bytes, total);
-        self.change(sender, |counted| counted.saturating_sub(bytes));
+        let (Some(mut all), Some(sender)) = (self.all(), sender) else { return };
+        let Some(taken) = all.get_mut(sender) else { return };
+        *taken = taken.saturating_sub(bytes(data_bytes, total));
+        if *taken == 0 {
+            all.remove(sender);
+        }
     }
 
-    fn change(&self, sender: Option<&str>, change: impl Fn(u64) -> u64) {
-        let (Some(all), Some(sender)) = (&self.0, sender) else { return };
-        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = change(all.get(sender).copied().unwrap_or(0));
-        if counted == 0 {
-            all.remove(sender);
-        } else if let Some(of_sender) = all.get_mut(sender) {
-            *of_sender = counted;
-        } else {
-            all.insert(sender.into(), counted);
-        }
+    fn all(&self) -> Option<MutexGuard<'_, HashMap<Box<str>, u64>>> {
+        self.0.as_ref().map(|all| all.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
