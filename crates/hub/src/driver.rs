@@ -42,6 +42,7 @@ mod reply;
 mod reserved;
 mod runtime;
 mod schedules;
+mod tasks;
 mod tokens;
 mod trials;
 mod watching;

@@ -14,8 +14,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bellwire_core::record::{Load, Txn};
 use bellwire_core::{
@@ -23,17 +22,17 @@ use bellwire_core::{
     SessionId,
 };
 use bellwire_proto::stream::{Bye, ByeReason};
-use bellwire_proto::{CommandId, DeviceChange, Problem, Timestamp, TokenId};
-use futures_util::FutureExt;
+use bellwire_proto::{CommandId, DeviceChange, Problem};
 use tokio::sync::{Notify as Wake, oneshot};
 
 use super::Readiness;
 use super::effects::Effects;
 use super::events::Events;
 use super::labels::LabelLocks;
+use super::tasks;
 use super::trials::Trials;
 use crate::audit::Audit;
-use crate::auth::{Auth, USES_WRITTEN_AFTER};
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
@@ -46,10 +45,6 @@ use crate::store::{Store, StoreEvents, StoredDevice};
 /// Reports that the core is called with under one lock. A commit reports hundreds at once, and each
 /// is a decision of some microseconds, for which all other threads would wait.
 const REPORTS_PER_LOCK: usize = 16;
-
-/// How often the core looks at the clocks while it waits for a deadline: a step of the wall clock, and
-/// the end of a suspension, are noticed that late at most.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What every handle of a hub shares.
 pub(super) struct Runtime {
@@ -72,7 +67,7 @@ pub(super) struct Runtime {
     pub(super) clock: Clock,
     events: Arc<Events>,
     /// Wakes the timer when the core's next deadline is earlier than the one it waits for.
-    rearm: Arc<Wake>,
+    pub(super) rearm: Arc<Wake>,
     draining: AtomicBool,
     /// Distinguishes the streams of this start of the hub from those of another.
     epoch: u32,
@@ -177,39 +172,8 @@ impl Runtime {
             locked: Default::default(),
         });
         runtime.events.connect(&runtime);
-        let ticking = Arc::downgrade(&runtime);
-        let timer = keep_time(ticking.clone(), runtime.rearm.clone(), runtime.clock.clone());
-        tokio::spawn(async move {
-            // Without it nothing would ever expire, and nobody would notice.
-            if AssertUnwindSafe(timer).catch_unwind().await.is_err()
-                && let Some(runtime) = ticking.upgrade()
-            {
-                runtime.fail();
-            }
-        });
-        tokio::spawn(count_refusals(Arc::downgrade(&runtime), runtime.audit.counting()));
-        tokio::spawn(write_uses(Arc::downgrade(&runtime), runtime.auth.uses().noting()));
+        tasks::start(&runtime);
         Ok(runtime)
-    }
-
-    /// Writes the refusals whose time of being counted has ended, or the counts of all as they are now.
-    pub(super) fn write_refusals(&self, all: bool) {
-        let records = self.audit.take_counted(self.clock.now().instant, all);
-        for record in records {
-            self.with_core(|core, now| core.hub.handle_audit(record, now));
-        }
-    }
-
-    /// Writes which tokens were used.
-    pub(super) fn write_uses(&self) {
-        self.put_uses(self.auth.uses().take());
-    }
-
-    /// One transaction after the other, so that others get in between.
-    pub(super) fn put_uses(&self, uses: Vec<Vec<(TokenId, Timestamp)>>) {
-        for together in uses {
-            self.with_core(|core, now| core.hub.handle_tokens_used(together, now));
-        }
     }
 
     pub(super) fn events(&self) -> Arc<dyn StoreEvents> {
@@ -368,7 +332,7 @@ impl Runtime {
     }
 
     /// A call or its effects panicked. (The panic hook has printed where.)
-    fn fail(&self) {
+    pub(super) fn fail(&self) {
         if self.panicked.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -437,7 +401,7 @@ impl Runtime {
     }
 
     /// The next deadline, which the timer waits for from now on.
-    fn arm(&self) -> Option<Instant> {
+    pub(super) fn arm(&self) -> Option<Instant> {
         #[cfg(test)]
         assert!(!self.timer_panics.load(Ordering::Acquire), "on purpose");
         let mut core = self.lock()?;
@@ -492,61 +456,6 @@ impl Drop for Runtime {
         self.rearm.notify_one();
         self.audit.counting().notify_one();
         self.auth.uses().noting().notify_one();
-    }
-}
-
-/// Writes which tokens were used, some seconds after the first of them.
-async fn write_uses(runtime: Weak<Runtime>, noting: Arc<Wake>) {
-    loop {
-        noting.notified().await;
-        if runtime.strong_count() == 0 {
-            return;
-        }
-        tokio::time::sleep(USES_WRITTEN_AFTER).await;
-        let Some(runtime) = runtime.upgrade() else { return };
-        runtime.write_uses();
-    }
-}
-
-/// Writes how many refusals there were, at the end of the time for which equal ones are counted.
-async fn count_refusals(runtime: Weak<Runtime>, counting: Arc<Wake>) {
-    loop {
-        let Some(due) = runtime.upgrade().map(|runtime| runtime.audit.due()) else { return };
-        let Some(due) = due else {
-            counting.notified().await;
-            continue;
-        };
-        let Some(until) = runtime.upgrade().map(|runtime| runtime.clock.tokio_instant(due)) else {
-            return;
-        };
-        tokio::time::sleep_until(until).await;
-        if let Some(runtime) = runtime.upgrade() {
-            runtime.write_refusals(false);
-        }
-    }
-}
-
-/// Calls the core at its deadlines, as long as the hub lives.
-async fn keep_time(runtime: Weak<Runtime>, rearm: Arc<Wake>, clock: Clock) {
-    loop {
-        let Some(armed) = runtime.upgrade().map(|runtime| runtime.arm()) else {
-            return;
-        };
-        let Some(due) = armed else {
-            rearm.notified().await;
-            continue;
-        };
-        // Tokio's clock stands still while the machine is suspended, and no event reports that the wall
-        // clock was set: both are noticed by looking at the clocks.
-        let look_at = tokio::time::Instant::now() + LOOK_EVERY;
-        tokio::select! {
-            () = tokio::time::sleep_until(clock.tokio_instant(due).min(look_at)) => {
-                if let Some(runtime) = runtime.upgrade() {
-                    runtime.with_core(|core, now| core.hub.handle_timeout(now));
-                }
-            }
-            () = rearm.notified() => {}
-        }
     }
 }
 
