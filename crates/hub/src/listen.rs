@@ -13,6 +13,7 @@
 mod client;
 mod connection;
 mod head;
+mod http1;
 mod http2;
 mod paced;
 

@@ -1,5 +1,5 @@
 //! How much one address, one token and all together may ask for: requests per second, connections, bytes; and how
-//! failed credentials slow down whoever sends them. `docs/config.md` says how to size it.
+//! failed credentials slow down the address that sends them. `docs/config.md` says how to size it.
 //!
 //! - An IPv6 address counts by its /64, which is what one customer is given. A loopback address is not limited unless that
 //!   is set: it is this machine, or a proxy on it that is not listed as trusted.
@@ -24,7 +24,7 @@ mod shares;
 
 use rates::{Rates, Table};
 pub(crate) use shares::Share;
-use shares::{Part, Shares, Total};
+use shares::{Shares, Total, TotalReservation};
 
 /// The quotas of a hub, and what is used of them.
 #[derive(Debug)]
@@ -47,9 +47,9 @@ pub(crate) struct Exceeded {
 /// Bytes of a body. Dropped, they are given back.
 #[derive(Debug, Default)]
 pub(crate) struct HeldBytes {
-    address: Option<Share>,
-    token: Option<Share>,
-    all: Option<Part>,
+    address: Share,
+    token: Share,
+    all: Option<TotalReservation>,
 }
 
 /// Whose part it is. The number is never shown.
@@ -129,14 +129,14 @@ impl Quota {
     }
 
     /// A connection of this address, or a request on one that carries many; `None` when there are too many.
-    pub(crate) fn connection(&self, address: IpAddr) -> Option<Option<Share>> {
+    pub(crate) fn connection(&self, address: IpAddr) -> Option<Share> {
         let most = self.quotas.connections_per_address;
         match self.limited(Some(address)) {
             Some(address) if most > 0 => {
                 let key = self.rates.hash(Key::Address(address));
-                self.connections.take(key, 1, most).map(Some)
+                self.connections.take(key, 1, most)
             }
-            _ => Some(None),
+            _ => Some(Share::default()),
         }
     }
 
@@ -188,12 +188,11 @@ impl Quota {
         if let Some(address) = self.limited(address).filter(|_| body_bytes_per_address > 0) {
             let taken = take(Key::Address(address), body_bytes_per_address);
             held.address =
-                Some(taken.ok_or_else(|| refused("of this address", body_bytes_per_address))?);
+                taken.ok_or_else(|| refused("of this address", body_bytes_per_address))?;
         }
         if let Some(token) = token.filter(|_| body_bytes_per_token > 0) {
             let taken = take(Key::Token(self.rates.hash(token)), body_bytes_per_token);
-            held.token =
-                Some(taken.ok_or_else(|| refused("with this token", body_bytes_per_token))?);
+            held.token = taken.ok_or_else(|| refused("with this token", body_bytes_per_token))?;
         }
         if body_bytes_max > 0 {
             let taken = self.all_body_bytes.take(bytes, body_bytes_max);

@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::{BusyBody, Origin, Shared};
+use super::connection::{BusyBody, ConnectionOrigin, Shared};
 use super::{ListenConfig, ServerStage, head};
 use crate::plane::ConnectionGuard;
 use crate::quota::Share;
@@ -30,7 +30,7 @@ use crate::quota::Share;
 /// Serves a connection to its end.
 pub(super) async fn serve(
     transport: TlsStream<TcpStream>,
-    from: Origin,
+    from: ConnectionOrigin,
     _guard: ConnectionGuard,
     shared: Shared,
     router: Router,
@@ -41,7 +41,7 @@ pub(super) async fn serve(
         // Each counts as the connection that it would be with HTTP/1.1.
         let share = shared.connection_share(from.client);
         let too_many = share.is_none().then(too_many);
-        let busy = Busy::new(&in_flight, share.flatten());
+        let busy = Busy::new(&in_flight, share.unwrap_or_default());
         from.note(&mut request, &shared);
         let refused = too_many.or_else(|| head::refusal(&request, config.head_bytes_max));
         let answer = tower::ServiceExt::oneshot(router.clone(), request);
@@ -108,10 +108,10 @@ async fn idle(in_flight: &AtomicUsize, config: &ListenConfig) {
 }
 
 /// A request in flight, until this is dropped with its answer's body.
-struct Busy(Arc<AtomicUsize>, #[expect(dead_code, reason = "it is held")] Option<Share>);
+struct Busy(Arc<AtomicUsize>, #[expect(dead_code, reason = "it is held")] Share);
 
 impl Busy {
-    fn new(in_flight: &Arc<AtomicUsize>, share: Option<Share>) -> Self {
+    fn new(in_flight: &Arc<AtomicUsize>, share: Share) -> Self {
         in_flight.fetch_add(1, Relaxed);
         Self(in_flight.clone(), share)
     }

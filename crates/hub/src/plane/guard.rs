@@ -10,18 +10,18 @@ use crate::quota::Share;
 #[derive(Debug)]
 pub struct ConnectionGuard {
     open: Option<Arc<AtomicUsize>>,
-    _share: Option<Share>,
+    _share: Share,
 }
 
 impl ConnectionGuard {
     /// Raises `open`, and lowers it again when dropped.
     pub fn new(open: &Arc<AtomicUsize>) -> Self {
         open.fetch_add(1, Relaxed);
-        Self { open: Some(open.clone()), _share: None }
+        Self { open: Some(open.clone()), _share: Share::default() }
     }
 
     /// Holds the part of what its address may have open as well.
-    pub(crate) fn with(self, share: Option<Share>) -> Self {
+    pub(crate) fn with(self, share: Share) -> Self {
         let mut guard = self;
         guard._share = share;
         guard
@@ -29,7 +29,7 @@ impl ConnectionGuard {
 
     /// For sockets that are not counted.
     pub fn none() -> Self {
-        Self { open: None, _share: None }
+        Self { open: None, _share: Share::default() }
     }
 }
 

@@ -1,19 +1,20 @@
 //! Rates per key in a table of bounded size: how often something may happen on average, and how often at once (the generic
-//! cell rate algorithm, ITU-T I.371, Annex A). One number is kept of a key: until when it has used its part up.
+//! cell rate algorithm, ITU-T I.371, Annex A). One number is kept of a key: until when it has used its rate up.
 //!
-//! A key has its place in one set of few slots, by a hash that is seeded anew at each start, so that nobody can choose
-//! addresses that meet. A slot that has recovered says nothing and is free; the table grows when a set has none, so a fleet whose
-//! devices ask little takes next to no memory. In a full set of the largest table the slot goes that recovers first: it has the
-//! most of its part left, so the least is forgotten. Who has more addresses than there are slots could use each of them once anyway.
+//! A key belongs to one set of few slots, by a hash that is seeded anew at each start, so that no client can choose addresses
+//! that collide. A slot that has recovered is free; the table grows when a set has no free slot, so a fleet whose devices send
+//! few requests takes next to no memory. When a set of the largest table is full, a new key evicts the slot that recovers first:
+//! it has used the least, so the least is forgotten. A client with more addresses than there are slots could use each of them
+//! once anyway.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 use bellwire_core::Instant;
 
-/// Parts with a lock each.
-const PARTS: usize = 64;
-/// Sets of a part at most, and slots of a set: 65,536 slots in all, 1 MiB.
+/// Tables with a lock each.
+const STRIPES: usize = 64;
+/// Sets of a stripe at most, and slots of a set: 65,536 slots in all, 1 MiB.
 const SETS_MAX: usize = 128;
 const SLOTS: usize = 8;
 
@@ -28,16 +29,16 @@ pub(super) enum Table {
 pub(super) struct Rates {
     high: RandomState,
     low: RandomState,
-    parts: Vec<Mutex<Part>>,
+    stripes: Vec<Mutex<Stripe>>,
 }
 
 /// Sets of slots: none, or a power of two.
 #[derive(Debug, Default)]
-struct Part(Vec<[Slot; SLOTS]>);
+struct Stripe(Vec<[Slot; SLOTS]>);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
-    /// Zero is nobody.
+    /// Zero: the slot is free.
     key: u64,
     /// Microseconds of the monotonic clock; what is past has no effect.
     used_until_us: u64,
@@ -48,7 +49,7 @@ impl Default for Rates {
         Self {
             high: RandomState::new(),
             low: RandomState::new(),
-            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
         }
     }
 }
@@ -98,14 +99,14 @@ impl Rates {
         })?
     }
 
-    /// Changes how far into the future a key has used its part up.
+    /// Changes how far into the future a key has used its rate up.
     fn with<T>(&self, hash: u128, now: Instant, change: impl FnOnce(&mut u64) -> T) -> Option<T> {
-        let (key, place) = ((hash >> 64) as u64 | 1, hash as usize);
+        let (key, position) = ((hash >> 64) as u64 | 1, hash as usize);
         let now_us = now.ms().saturating_mul(1000);
-        let part = self.parts.get(place % PARTS)?;
+        let stripe = self.stripes.get(position % STRIPES)?;
         // Nothing panics while it is held.
-        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = part.slot(key, now_us)?;
+        let mut stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = stripe.slot(key, now_us)?;
         let mut used_us = slot.used_until_us.saturating_sub(now_us);
         let result = change(&mut used_us);
         slot.used_until_us = now_us.saturating_add(used_us);
@@ -113,7 +114,7 @@ impl Rates {
     }
 }
 
-impl Part {
+impl Stripe {
     /// The slot of a key, or another that becomes its own.
     fn slot(&mut self, key: u64, now_us: u64) -> Option<&mut Slot> {
         let at = loop {
@@ -122,7 +123,7 @@ impl Part {
                 set.iter().all(|slot| slot.key != key && slot.used_until_us > now_us)
             });
             if !full || self.0.len() >= SETS_MAX {
-                break self.place(key);
+                break self.set_index(key);
             }
             self.grow(now_us);
         };
@@ -138,11 +139,11 @@ impl Part {
     }
 
     fn set(&self, key: u64) -> Option<&[Slot; SLOTS]> {
-        self.0.get(self.place(key))
+        self.0.get(self.set_index(key))
     }
 
-    /// By other bits than the part.
-    fn place(&self, key: u64) -> usize {
+    /// By other bits of the key than the stripe.
+    fn set_index(&self, key: u64) -> usize {
         (key >> 1) as usize & self.0.len().saturating_sub(1)
     }
 
@@ -150,7 +151,7 @@ impl Part {
     fn grow(&mut self, now_us: u64) {
         let larger = vec![[Slot::default(); SLOTS]; (self.0.len() * 2).max(1)];
         for slot in std::mem::replace(&mut self.0, larger).into_iter().flatten() {
-            let at = self.place(slot.key);
+            let at = self.set_index(slot.key);
             let set = self.0.get_mut(at).into_iter().flatten();
             if slot.used_until_us > now_us
                 && let Some(free) = set.into_iter().find(|free| free.used_until_us == 0)
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     fn slots(rates: &Rates) -> usize {
-        rates.parts.iter().map(|part| part.lock().unwrap().0.len() * SLOTS).sum()
+        rates.stripes.iter().map(|stripe| stripe.lock().unwrap().0.len() * SLOTS).sum()
     }
 
     #[test]
@@ -177,7 +178,7 @@ mod tests {
         for n in 0..100_000_u64 {
             assert!(rates.take(Table::Requests, &n, 100, 1000, at(n / 20)).is_ok());
         }
-        assert!(slots(&rates) <= PARTS * SLOTS * 4, "{} slots", slots(&rates));
+        assert!(slots(&rates) <= STRIPES * SLOTS * 4, "{} slots", slots(&rates));
         let busy: Vec<u64> = (0..2_000).collect();
         for n in &busy {
             while rates.take(Table::Requests, n, 1, 10, at(10_000)).is_ok() {}
@@ -196,10 +197,10 @@ mod tests {
         let now = Instant::from_ms(1_000_000);
         let busy = "192.0.2.1";
         while rates.take(Table::Requests, &busy, 1, 100, now).is_ok() {}
-        for n in 0..5 * PARTS * SETS_MAX * SLOTS {
+        for n in 0..5 * STRIPES * SETS_MAX * SLOTS {
             assert!(rates.take(Table::Requests, &n, 1, 100, now).is_ok());
         }
-        assert_eq!(slots(&rates), PARTS * SETS_MAX * SLOTS);
+        assert_eq!(slots(&rates), STRIPES * SETS_MAX * SLOTS);
         assert!(
             rates.take(Table::Requests, &busy, 1, 100, now).is_err(),
             "it has not been forgotten"

@@ -5,21 +5,24 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Parts with a lock each, so that those who count do not wait for each other.
-const PARTS: usize = 32;
+/// Maps with a lock each, so that callers with different keys seldom wait for each other.
+const STRIPES: usize = 32;
 
 /// What is open, by key.
 #[derive(Debug)]
 pub(super) struct Shares {
-    parts: [Mutex<HashMap<u128, u64>>; PARTS],
+    stripes: [Mutex<HashMap<u128, u64>>; STRIPES],
 }
 
-/// A part of what may be open. Dropped, it is given back.
-#[derive(Debug)]
-pub(crate) struct Share(#[expect(dead_code, reason = "it is held until it is dropped")] Box<Taken>);
+/// A part of what one key may have open; the default is of a key without a limit, and counts nothing. Dropped, it is
+/// given back.
+#[derive(Debug, Default)]
+pub(crate) struct Share(
+    #[expect(dead_code, reason = "it is held until it is dropped")] Option<Box<Reservation>>,
+);
 
 #[derive(Debug)]
-struct Taken {
+struct Reservation {
     shares: Arc<Shares>,
     key: u128,
     amount: u64,
@@ -29,23 +32,23 @@ struct Taken {
 #[derive(Debug, Default)]
 pub(super) struct Total(AtomicU64);
 
-/// A part of that. Dropped, it is given back.
+/// A part of the total. Dropped, it is given back.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct TotalReservation {
     of: Arc<Total>,
     amount: u64,
 }
 
 impl Total {
     /// Takes so much, unless more than `most` would then be open.
-    pub(super) fn take(self: &Arc<Self>, amount: u64, most: u64) -> Option<Part> {
+    pub(super) fn take(self: &Arc<Self>, amount: u64, most: u64) -> Option<TotalReservation> {
         let more = |open: u64| open.checked_add(amount).filter(|open| *open <= most);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Part { of: self.clone(), amount })
+        Some(TotalReservation { of: self.clone(), amount })
     }
 }
 
-impl Drop for Part {
+impl Drop for TotalReservation {
     fn drop(&mut self) {
         self.of.0.fetch_sub(self.amount, Ordering::Relaxed);
     }
@@ -53,42 +56,42 @@ impl Drop for Part {
 
 impl Default for Shares {
     fn default() -> Self {
-        Self { parts: std::array::from_fn(|_| Mutex::default()) }
+        Self { stripes: std::array::from_fn(|_| Mutex::default()) }
     }
 }
 
 impl Shares {
     /// Takes so much, unless more than `most` would then be open.
     pub(super) fn take(self: &Arc<Self>, key: u128, amount: u64, most: u64) -> Option<Share> {
-        let mut part = self.part(key)?;
-        let open = part.get(&key).copied().unwrap_or_default().saturating_add(amount);
+        let mut stripe = self.stripe(key)?;
+        let open = stripe.get(&key).copied().unwrap_or_default().saturating_add(amount);
         if open > most {
             return None;
         }
-        part.insert(key, open);
-        drop(part);
-        Some(Share(Box::new(Taken { shares: self.clone(), key, amount })))
+        stripe.insert(key, open);
+        drop(stripe);
+        Some(Share(Some(Box::new(Reservation { shares: self.clone(), key, amount }))))
     }
 
-    fn part(&self, key: u128) -> Option<MutexGuard<'_, HashMap<u128, u64>>> {
-        let part = self.parts.get(key as usize % PARTS)?;
+    fn stripe(&self, key: u128) -> Option<MutexGuard<'_, HashMap<u128, u64>>> {
+        let stripe = self.stripes.get(key as usize % STRIPES)?;
         // Nothing panics while it is held.
-        Some(part.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(stripe.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.lock().unwrap().len()).sum()
+        self.stripes.iter().map(|stripe| stripe.lock().unwrap().len()).sum()
     }
 }
 
-impl Drop for Taken {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        let Some(mut part) = self.shares.part(self.key) else { return };
-        if let Some(open) = part.get_mut(&self.key) {
+        let Some(mut stripe) = self.shares.stripe(self.key) else { return };
+        if let Some(open) = stripe.get_mut(&self.key) {
             *open = open.saturating_sub(self.amount);
             if *open == 0 {
-                part.remove(&self.key);
+                stripe.remove(&self.key);
             }
         }
     }
