@@ -27,6 +27,7 @@ use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::frames;
+use crate::internal;
 use crate::jwt::Jwt;
 use crate::plane::{Plane, PlaneConfig, StreamOptions};
 use crate::store::{Store, StoreError, StoreEvents, StoredDevice};
@@ -310,7 +311,7 @@ impl Driver {
         let presences = self.runtime.with_core(|core, now| {
             devices.into_iter().map(|device| core.hub.presence(device, now)).collect()
         });
-        presences.ok_or_else(internal)
+        presences.ok_or_else(internal::panicked)
     }
 
     /// Devices that are online and whose names begin so, by name after this one, or before it; as many at most.
@@ -327,7 +328,7 @@ impl Driver {
         let part = self.runtime.with_core(|core, _| {
             core.hub.online_part(after, prefix, descending).take(limit).cloned().collect()
         });
-        part.ok_or_else(internal)
+        part.ok_or_else(internal::panicked)
     }
 
     /// How many devices are online.
@@ -335,7 +336,7 @@ impl Driver {
     /// # Errors
     /// `internal` when the hub has failed.
     pub fn online_count(&self) -> Result<usize, Problem> {
-        self.runtime.with_core(|core, _| core.hub.online_count()).ok_or_else(internal)
+        self.runtime.with_core(|core, _| core.hub.online_count()).ok_or_else(internal::panicked)
     }
 
     /// A device as the API shows it; `None` when it is not known.
@@ -458,7 +459,7 @@ impl Driver {
     fn reserve(&self, options: StreamOptions) -> Result<Reserved, Problem> {
         let runtime = self.runtime.clone();
         if !runtime.plane.is_alive() {
-            return Err(internal());
+            return Err(internal::panicked());
         }
         let stream = runtime.plane.reserve(options);
         Ok(Reserved { runtime, stream, attached: false })
@@ -491,14 +492,9 @@ fn entropy<const N: usize>() -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-fn internal() -> Problem {
-    Problem::new(Code::Internal, "the hub could not answer; see its log")
-}
-
 /// An answer of another kind than the request's: a fault of the core, which its tests would show.
 fn unexpected(answer: &Answer) -> Problem {
-    tracing::error!(?answer, "the core gave an answer of another kind");
-    internal()
+    internal::failed(format_args!("the core gave an answer of another kind: {answer:?}"))
 }
 
 #[cfg(test)]

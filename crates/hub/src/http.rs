@@ -52,6 +52,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, header};
 
 use crate::driver::{By, Driver, Who};
+use crate::internal;
 use crate::listen::RequestOrigin;
 use crate::quota::Exceeded;
 use crate::store::{Cursor, PageRequest};
@@ -429,7 +430,7 @@ async fn caught(
     poll_fn(move |context| {
         // A handler that panicked is not polled again, and shares no state.
         let polled = catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context)));
-        polled.unwrap_or_else(|_| Poll::Ready(Err(problem::internal())))
+        polled.unwrap_or_else(|_| Poll::Ready(Err(internal::panicked())))
     })
     .await
 }

@@ -29,6 +29,7 @@ pub mod driver;
 mod feed;
 pub mod frames;
 pub mod http;
+mod internal;
 pub mod jwt;
 pub mod listen;
 mod metrics;

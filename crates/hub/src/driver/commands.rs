@@ -4,8 +4,9 @@ use bellwire_core::{Answer, RolloutOp, Send};
 use bellwire_proto::{AuditObject, Code, Command, CommandId, Delivery, Problem};
 
 use super::reply::Reply;
-use super::{Driver, audited, entropy, internal, unexpected};
+use super::{Driver, audited, entropy, unexpected};
 use crate::audit::verb;
+use crate::internal;
 use crate::store::Visible;
 
 impl Driver {
@@ -46,7 +47,10 @@ impl Driver {
     }
 
     fn request_send(&self, send: Send) -> Reply<'_> {
-        let Ok(random) = entropy() else { return Reply::Refused(Some(internal())) };
+        let random = match entropy() {
+            Ok(random) => random,
+            Err(error) => return Reply::Refused(Some(internal::failed(error))),
+        };
         let verb = if send.parent.is_some() { verb::RETRY } else { verb::SEND };
         let record = self.record(verb, audited::sent(&send), 202);
         self.request_recorded(record, |hub, request, now| {

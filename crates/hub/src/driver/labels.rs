@@ -10,8 +10,9 @@ use bellwire_proto::{AuditObject, Code, DeviceId, Labels, Problem};
 use std::hash::{BuildHasher as _, RandomState};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Answer, Driver, internal, unexpected};
+use super::{Answer, Driver, unexpected};
 use crate::audit::verb;
+use crate::internal;
 
 /// What is to become of the labels of a device.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Driver {
             let _held = driver.hold_labels(&device).await;
             act(driver.clone()).await
         };
-        tokio::spawn(acting).await.map_err(|_| internal())?
+        tokio::spawn(acting).await.map_err(internal::failed)?
     }
 
     /// Until this is dropped, no other change of the device's labels begins.
@@ -104,7 +105,7 @@ impl Driver {
                 (LabelsChange::Replace(labels), _) => labels,
                 (LabelsChange::Merge(patch), Some(old)) => merge(old, patch),
             };
-            if serde_json::to_vec(&labels).map_err(|_| internal())?.len() > LABELS_BYTES_MAX {
+            if serde_json::to_vec(&labels).map_err(internal::failed)?.len() > LABELS_BYTES_MAX {
                 let detail =
                     format!("the labels of a device are at most {LABELS_BYTES_MAX} bytes as JSON");
                 return Err(Problem::new(Code::PayloadTooLarge, detail));

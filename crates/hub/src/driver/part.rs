@@ -7,8 +7,9 @@ use bellwire_proto::{
 };
 use futures_util::{StreamExt, stream};
 
-use super::{Answer, Driver, internal, unexpected};
+use super::{Answer, Driver, unexpected};
 use crate::audit::verb;
+use crate::internal;
 use crate::store::{Cursor, PageRequest, Visible};
 
 /// Deliveries that are being cancelled at once, each a transaction.
@@ -31,7 +32,7 @@ impl Driver {
         // A task of its own: a client that goes away does not leave a part of them cancelled. It ends after so many looks.
         let cancelling =
             tokio::spawn(async move { driver.cancel_all_visible(command, force, visible).await });
-        cancelling.await.map_err(|_| internal())?
+        cancelling.await.map_err(internal::failed)?
     }
 
     async fn cancel_all_visible(

@@ -7,8 +7,8 @@ use bellwire_core::Answer;
 use bellwire_proto::Problem;
 use tokio::sync::oneshot;
 
-use super::internal;
 use super::runtime::Waiting;
+use crate::internal;
 
 /// The one reply to a request, which was passed to the core when this was made. Dropped, it gives the reply up and takes nothing
 /// back.
@@ -30,14 +30,14 @@ impl Future for Reply<'_> {
                 answer
             }
             Self::Refused(problem) => {
-                return Poll::Ready(Err(problem.take().unwrap_or_else(internal)));
+                return Poll::Ready(Err(problem.take().unwrap_or_else(internal::panicked)));
             }
         };
         Poll::Ready(match answer {
             Ok(Answer::Problem(problem)) => Err(*problem),
             Ok(answer) => Ok(answer),
             // The core has failed.
-            Err(_) => Err(internal()),
+            Err(_) => Err(internal::panicked()),
         })
     }
 }

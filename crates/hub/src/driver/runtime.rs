@@ -37,6 +37,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::feed::{Feed, FeedEvent};
 use crate::frames::{self, DeviceFrames};
+use crate::internal;
 use crate::metrics::Metrics;
 use crate::plane::{Batch, CloseReason, Plane, PlaneConfig, Receipt, StreamId};
 use crate::quota::Quota;
@@ -263,7 +264,7 @@ impl Runtime {
         });
         match request {
             Some(request) => Ok(Waiting { runtime: self, request: Some(request) }),
-            None => Err(super::internal()),
+            None => Err(internal::panicked()),
         }
     }
 

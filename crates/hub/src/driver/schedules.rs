@@ -4,8 +4,9 @@ use bellwire_core::ScheduleOp;
 use bellwire_core::record::ScheduleRecord;
 use bellwire_proto::{Action, AuditObject, Problem, ScheduleId, SchedulePlan, TokenId};
 
-use super::{Driver, entropy, internal};
+use super::{Driver, entropy};
 use crate::audit::verb;
+use crate::internal;
 
 impl Driver {
     /// Makes a schedule that acts for this token.
@@ -20,7 +21,7 @@ impl Driver {
         created_by: Option<TokenId>,
     ) -> Result<ScheduleId, Problem> {
         let now = self.now();
-        let id = ScheduleId::from_parts(now.unix_ms(), entropy().map_err(|_| internal())?);
+        let id = ScheduleId::from_parts(now.unix_ms(), entropy().map_err(internal::failed)?);
         let record = ScheduleRecord { paused, ..ScheduleRecord::new(id, plan, created_by, now) };
         self.change_schedule(ScheduleOp::Create(Box::new(record))).await?;
         Ok(id)

@@ -10,9 +10,10 @@ use bellwire_proto::{
     AuditObject, CreatedToken, Credential, DeviceId, NewToken, Problem, SecretText, TokenId,
 };
 
-use super::{Driver, entropy, internal, unexpected};
+use super::{Driver, entropy, unexpected};
 use crate::audit::verb;
 use crate::auth::{Auth, Grant, minute, secret_digest};
+use crate::internal;
 use crate::jwt::Jwt;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
@@ -127,8 +128,8 @@ impl Driver {
     /// # Errors
     /// `internal` when the system gives no entropy.
     pub(crate) fn new_credential(&self) -> Result<Credential, Problem> {
-        let id = entropy().map_err(|_| internal())?;
-        let secret = entropy().map_err(|_| internal())?;
+        let id = entropy().map_err(internal::failed)?;
+        let secret = entropy().map_err(internal::failed)?;
         Ok(Credential::from_random(id, secret))
     }
 

@@ -18,9 +18,9 @@ use prometheus_client::encoding::{
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::problem;
 use super::request::Request;
 use crate::driver::{Driver, Readiness};
+use crate::internal;
 
 /// OpenMetrics 1.0, for whoever asks for it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,7 +36,7 @@ pub(super) async fn metrics(request: Request) -> Result<Response, Problem> {
     } else {
         prometheus_text::encode(&mut page, &registry)
     };
-    written.map_err(|_| problem::internal())?;
+    written.map_err(internal::failed)?;
     let media_type = if open { OPEN_METRICS } else { prometheus_text::CONTENT_TYPE };
     let length = page.len();
     let mut response = Response::new(Body::from(page));

@@ -17,6 +17,7 @@ use http_body::{Frame, SizeHint};
 use serde::Serialize;
 
 use super::problem;
+use crate::internal;
 use crate::store::Cursor;
 
 /// Bytes of JSON in one piece of the body, not counting its last item.
@@ -41,7 +42,7 @@ where
         page.items.truncate(fit);
         page.next = page.items.last().map(|last| cursor(last).to_string());
     }
-    let next = serde_json::to_string(&page.next).map_err(|_| problem::internal())?;
+    let next = serde_json::to_string(&page.next).map_err(internal::failed)?;
     let after = format!("],\"next\":{next}}}").into_bytes();
     let body = PageBody {
         unwritten: (BEFORE.len() + bytes + after.len()) as u64,
@@ -81,7 +82,7 @@ pub(super) fn json_bytes(value: &impl Serialize) -> Result<usize, Problem> {
         }
     }
     let mut count = Count(0);
-    serde_json::to_writer(&mut count, value).map_err(|_| problem::internal())?;
+    serde_json::to_writer(&mut count, value).map_err(internal::failed)?;
     Ok(count.0)
 }
 

@@ -13,9 +13,12 @@ use http::header::{self, HeaderValue};
 use http::{HeaderName, StatusCode};
 use serde::Serialize;
 
+use crate::internal;
+
 /// JSON with its length, not to be stored by caches, because it changes.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    written(status, "application/json", value).unwrap_or_else(|| problem(&internal()))
+    written(status, "application/json", value)
+        .unwrap_or_else(|error| problem(&internal::failed(error)))
 }
 
 /// The same of a body that is written piece by piece, of `length` bytes in all: 200.
@@ -52,7 +55,7 @@ pub(super) fn problem_as(status: StatusCode, title: &'static str, problem: &Prob
 
 fn refusal(code: Code, status: StatusCode, body: &impl Serialize) -> Response {
     let mut response = written(status, "application/problem+json", body)
-        .unwrap_or_else(|| with_status(StatusCode::INTERNAL_SERVER_ERROR, Body::empty()));
+        .unwrap_or_else(|_| with_status(StatusCode::INTERNAL_SERVER_ERROR, Body::empty()));
     if code == Code::Unauthenticated {
         let bearer = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
@@ -72,11 +75,6 @@ pub(super) fn offer_basic(response: &mut Response) {
     response.headers_mut().append(header::WWW_AUTHENTICATE, basic);
 }
 
-/// The hub's own fault. The cause is in the log and not in the answer.
-pub(super) fn internal() -> Problem {
-    Problem::new(Code::Internal, "the hub failed at this; see its log")
-}
-
 /// The response with one more header.
 pub(super) fn with(mut response: Response, name: HeaderName, value: &str) -> Response {
     if let Ok(value) = HeaderValue::from_str(value) {
@@ -89,9 +87,9 @@ fn written(
     status: StatusCode,
     media_type: &'static str,
     value: &impl Serialize,
-) -> Option<Response> {
-    let body = serde_json::to_vec(value).ok()?;
-    Some(with_length(status, media_type, body.len() as u64, Body::from(body)))
+) -> serde_json::Result<Response> {
+    let body = serde_json::to_vec(value)?;
+    Ok(with_length(status, media_type, body.len() as u64, Body::from(body)))
 }
 
 fn with_length(status: StatusCode, media_type: &'static str, length: u64, body: Body) -> Response {

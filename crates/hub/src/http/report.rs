@@ -17,6 +17,7 @@ use super::bodies::{self, BatchItem};
 use super::request::Request;
 use super::{device, problem};
 use crate::driver::Driver;
+use crate::internal;
 
 /// Reports of a batch that are under way at once. Each may be answered with a delivery of 200 KB, which is in memory
 /// until it is written.
@@ -128,7 +129,7 @@ impl BatchAnswer {
 }
 
 fn written(result: &ItemResult) -> Result<Vec<u8>, Problem> {
-    serde_json::to_vec(result).map_err(|_| problem::internal())
+    serde_json::to_vec(result).map_err(internal::failed)
 }
 
 /// Runs so many at once, so that one commit can contain them, and begins them in order: a report

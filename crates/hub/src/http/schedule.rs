@@ -17,6 +17,7 @@ use super::request::Request;
 use super::{page, problem, window};
 use crate::calendar::Calendar;
 use crate::driver::Driver;
+use crate::internal;
 use crate::store::Cursor;
 
 /// The members that a patch may have.
@@ -215,7 +216,7 @@ fn patched(
     patch: &str,
     data_bytes_max: usize,
 ) -> Result<(SchedulePlan, bool), Problem> {
-    let plan = serde_json::to_string(&old.plan).map_err(|_| problem::internal())?;
+    let plan = serde_json::to_string(&old.plan).map_err(internal::failed)?;
     let paused = format!("{{\"paused\":{}}}", old.paused);
     let merged = merge(&merge(&plan, &paused)?, patch)?;
     SchedulePlan::parse(merged.as_bytes(), data_bytes_max)

@@ -23,6 +23,7 @@ use super::request::Request;
 use super::{bodies, browsers, device, problem};
 use crate::driver::{Driver, Readiness, Reserved};
 use crate::frames;
+use crate::internal;
 use crate::plane::{Frame, Heartbeat, HeartbeatForm, StreamHead, StreamOptions};
 
 /// `GET /v1/devices/{device}/stream`.
@@ -262,7 +263,7 @@ pub(super) async fn respond(
 pub(super) fn not_draining(driver: &Driver) -> Result<(), Problem> {
     match driver.readiness() {
         Readiness::Draining => Err(Problem::draining()),
-        Readiness::Failed => Err(problem::internal()),
+        Readiness::Failed => Err(internal::panicked()),
         Readiness::Ready | Readiness::StoreFailed => Ok(()),
     }
 }
