@@ -10,9 +10,10 @@
 //! **Order.** A delivery that is about to come into being holds back the younger at its device
 //! ([`Commands::hold_back`]); the chunk that covers the device is then expanded next.
 //!
-//! Here is the state of the jobs, with that of cancellations in `command/cancellation.rs`. What they
-//! do to devices is in `hub/jobs.rs`.
+//! Here is the state of the jobs, with that of cancellations in `command/cancellation.rs`; which of them have something to be
+//! done is in `command/agenda.rs`. What they do to devices is in `hub/jobs.rs`.
 
+mod agenda;
 mod cancellation;
 mod rollouts;
 mod selection;
@@ -31,6 +32,7 @@ use crate::record::{
 use crate::rollout::Rollout;
 use crate::time::{Instant, LOAD_RETRY, earliest};
 
+use agenda::Agenda;
 use cancellation::Cancel;
 pub(crate) use rollouts::RolloutStep;
 pub(crate) use selection::Selection;
@@ -41,8 +43,8 @@ pub(crate) const CHUNK_DEVICES: usize = 16;
 /// Steps under way at once: some are prepared while others are written. While requests change something too it is one, and
 /// what came in until it was on disk is written before the next: each of them waits for one step at most.
 const STEPS_MAX: usize = 8;
-/// For so long after a request has changed something, others are taken to be on their way.
-const OTHERS_FOR: Duration = Duration::from_millis(50);
+/// While a request has changed something less long ago than this, expansion runs one step at a time: more requests are likely.
+const REQUESTS_LIKELY_FOR: Duration = Duration::from_millis(50);
 /// Steps that wait for a device which the store cannot read, beside those: they hold up nothing.
 const STALLED_STEPS_MAX: usize = 64;
 
@@ -54,6 +56,8 @@ pub(crate) struct StepId(u64);
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     jobs: BTreeMap<Seq, Job>,
+    /// Up to date with the jobs by [`Commands::settle`].
+    agenda: Agenda,
     /// Commands whose targets are being looked for, by their request.
     selections: BTreeMap<RequestId, Selection>,
     /// Rollouts of which a delivery has changed in the call under way.
@@ -81,8 +85,9 @@ pub(crate) struct Commands {
     retry_at: Option<Instant>,
     /// When a request last changed something.
     requested_at: Option<Instant>,
-    /// The latest transaction when the last step was seen on disk: beside others, the next one begins after it.
-    others: TxnId,
+    /// The latest transaction when the last step was seen on disk: while there are requests, the next step begins only when
+    /// this is on disk too.
+    step_barrier: TxnId,
     /// A delivery could not be looked up since [`Commands::next_lookup`] was last called.
     lookup_failed: bool,
 }
@@ -94,6 +99,10 @@ struct Job {
     online_only: bool,
     /// Targets without a delivery, by the first name of their chunk.
     chunks: BTreeMap<DeviceId, Chunk>,
+    /// Those of them that a rollout begins with.
+    canaries: BTreeSet<DeviceId>,
+    /// Chunks that a step is under way for.
+    busy: usize,
     /// Chunks that a device waits for.
     urgent: VecDeque<DeviceId>,
     cancel: Option<Cancel>,
@@ -109,18 +118,9 @@ struct Job {
 #[derive(Debug)]
 struct Chunk {
     last: DeviceId,
-    /// Of a rollout: these are first.
-    canary: bool,
     /// A step for it is under way.
     busy: bool,
     urgent: bool,
-}
-
-impl Chunk {
-    fn new(range: ChunkRange) -> (DeviceId, Self) {
-        let ChunkRange { first, last, canary, .. } = range;
-        (first, Self { last, canary, busy: false, urgent: false })
-    }
 }
 
 /// A step that waits for its devices to be in memory.
@@ -176,6 +176,53 @@ pub(crate) enum EndAtOnce {
 }
 
 impl Job {
+    /// With nothing to be done yet. The change to it is in the transaction `txn`.
+    fn new(head: CommandHead, online_only: bool, txn: TxnId) -> Self {
+        Self {
+            head,
+            online_only,
+            chunks: BTreeMap::new(),
+            canaries: BTreeSet::new(),
+            busy: 0,
+            urgent: VecDeque::new(),
+            cancel: None,
+            rollout: None,
+            stored: txn,
+            txn,
+        }
+    }
+
+    fn put_chunk(&mut self, range: ChunkRange) {
+        let ChunkRange { first, last, canary, .. } = range;
+        if canary {
+            self.canaries.insert(first.clone());
+        }
+        self.chunks.insert(first, Chunk { last, busy: false, urgent: false });
+    }
+
+    /// A step for the chunk begins. False if there is no such chunk.
+    fn begin_chunk(&mut self, first: &DeviceId) -> bool {
+        let Some(chunk) = self.chunks.get_mut(first) else { return false };
+        self.busy += usize::from(!std::mem::replace(&mut chunk.busy, true));
+        true
+    }
+
+    /// The step for the chunk has ended, and the chunk is still there. False if there was none.
+    fn release_chunk(&mut self, first: &DeviceId) -> bool {
+        let chunk = self.chunks.get_mut(first);
+        let was_busy = chunk.is_some_and(|chunk| std::mem::take(&mut chunk.busy));
+        self.busy -= usize::from(was_busy);
+        was_busy
+    }
+
+    /// The step for the chunk has ended, and the chunk with it.
+    fn remove_chunk(&mut self, first: &DeviceId) -> bool {
+        let was_busy = self.release_chunk(first);
+        self.canaries.remove(first);
+        self.chunks.remove(first);
+        was_busy
+    }
+
     fn is_done(&self) -> bool {
         let rolled_out = self.rollout.as_ref().is_none_or(|rollout| rollout.state().is_ended());
         self.chunks.is_empty() && self.cancel.is_none() && rolled_out
@@ -187,7 +234,7 @@ impl Job {
         (*device <= chunk.last).then_some((first, chunk))
     }
 
-    fn hurry(&mut self, device: &DeviceId) -> bool {
+    fn prioritize(&mut self, device: &DeviceId) -> bool {
         let Some((first, chunk)) = self.covering(device) else { return false };
         if !std::mem::replace(&mut chunk.urgent, true) {
             let first = first.clone();
@@ -211,12 +258,11 @@ impl Job {
         let mut chunks = self.chunks.iter();
         if self.rollout.is_some() {
             // What remains of a chunk is read when it is on disk.
-            let busy = self.txn > committed || self.chunks.values().any(|chunk| chunk.busy);
-            if busy || self.may_expand() == 0 {
+            if self.txn > committed || self.busy > 0 || self.may_expand() == 0 {
                 return None;
             }
-            let canary = self.chunks.iter().find(|(_, chunk)| chunk.canary);
-            return canary.or_else(|| chunks.next()).map(|(first, _)| first.clone());
+            let canary = self.canaries.first();
+            return canary.or_else(|| chunks.next().map(|(first, _)| first)).cloned();
         }
         chunks.find(|(_, chunk)| !chunk.busy).map(|(first, _)| first.clone())
     }
@@ -229,23 +275,32 @@ impl Commands {
             let waiting = record.chunks.iter().map(|chunk| chunk.targets).sum();
             let total = record.head.total;
             let rollout = record.rollout;
-            let rollout = rollout.map(|(r, counts)| Rollout::recovered(r, total, waiting, counts));
-            let job = Job {
-                rollout,
-                online_only: record.online_only,
-                chunks: record.chunks.into_iter().map(Chunk::new).collect(),
-                urgent: VecDeque::new(),
-                cancel: record.cancel.map(Cancel::new),
-                stored: TxnId::default(),
-                txn: TxnId::default(),
-                head: record.head,
-            };
-            (job.head.seq, job)
+            let mut job = Job::new(record.head, record.online_only, TxnId::default());
+            job.rollout = rollout.map(|(r, counts)| Rollout::recovered(r, total, waiting, counts));
+            job.cancel = record.cancel.map(Cancel::new);
+            record.chunks.into_iter().for_each(|range| job.put_chunk(range));
+            job
         };
-        let jobs: BTreeMap<Seq, Job> = records.into_iter().map(job).collect();
+        let mut commands = Self::default();
+        for job in records.into_iter().map(job) {
+            let command = job.head.seq;
+            commands.jobs.insert(command, job);
+            commands.settle(command);
+        }
         // Nothing else may happen for long: they go on as soon as the hub is called.
-        let retry_at = (!jobs.is_empty()).then(Instant::default);
-        Self { jobs, retry_at, ..Self::default() }
+        commands.retry_at = (!commands.jobs.is_empty()).then(Instant::default);
+        commands
+    }
+
+    /// A job has changed: it is dropped if nothing remains to be done of it.
+    fn settle(&mut self, command: Seq) {
+        if self.jobs.get(&command).is_some_and(Job::is_done) {
+            self.jobs.remove(&command);
+        }
+        match self.jobs.get(&command) {
+            None => self.agenda.remove(command),
+            Some(job) => self.agenda.put(command, !job.is_dormant(), job.is_rolling_out()),
+        }
     }
 
     /// How much is held, in entries.
@@ -276,21 +331,21 @@ impl Commands {
         rollout: Option<RolloutRecord>,
         txn: TxnId,
     ) {
-        let rollout = rollout.map(|record| Rollout::new(record, head.total));
-        let seq = head.seq;
-        let chunks = ranges.into_iter().map(Chunk::new).collect();
-        let urgent = VecDeque::new();
-        let job =
-            Job { head, online_only, chunks, urgent, cancel: None, rollout, stored: txn, txn };
-        self.jobs.insert(seq, job);
+        let (command, total) = (head.seq, head.total);
+        let mut job = Job::new(head, online_only, txn);
+        job.rollout = rollout.map(|record| Rollout::new(record, total));
+        ranges.into_iter().for_each(|range| job.put_chunk(range));
+        self.jobs.insert(command, job);
+        self.settle(command);
     }
 
     /// Whether a delivery with the number `seq` has to wait at a device for an older one that is
     /// about to come into being. If so, that comes next, and the device is looked at again then.
     pub(crate) fn hold_back(&mut self, device: &DeviceId, seq: Seq) -> bool {
         let mut held = false;
-        for (_, job) in self.jobs.range_mut(..seq).filter(|(_, job)| job.holds_back()) {
-            held |= job.hurry(device);
+        for command in self.agenda.active_before(seq) {
+            let job = self.jobs.get_mut(&command).filter(|job| job.holds_back());
+            held |= job.is_some_and(|job| job.prioritize(device));
         }
         if held {
             self.held_back.insert(device.clone());
@@ -337,25 +392,36 @@ impl Commands {
     /// A chunk with an urgent target comes first, of whichever command.
     fn next_chunk(&mut self, last: TxnId, committed: TxnId, now: Instant) -> Option<JobLookup> {
         while self.writing.pop_front_if(|txn| *txn <= committed).is_some() {
-            self.others = last;
+            self.step_barrier = last;
         }
         let preparing = self.busy - self.stalled.min(STALLED_STEPS_MAX);
         let steps = preparing + self.writing.len();
-        let alone = self.requested_at.is_none_or(|at| now.since(at) >= OTHERS_FOR);
+        let alone = self.requested_at.is_none_or(|at| now.since(at) >= REQUESTS_LIKELY_FOR);
         let may_begin =
-            if alone { steps < STEPS_MAX } else { steps == 0 && self.others <= committed };
+            if alone { steps < STEPS_MAX } else { steps == 0 && self.step_barrier <= committed };
         if !may_begin {
             return None;
         }
-        let mut stored = self.jobs.iter_mut().filter(|(_, job)| job.stored <= committed);
-        let urgent = stored.find_map(|(seq, job)| Some((*seq, job.urgent_chunk()?)));
-        let mut stored = self.jobs.iter().filter(|(_, job)| job.stored <= committed);
-        let any = || stored.find_map(|(seq, job)| Some((*seq, job.any_chunk(committed)?)));
-        let (seq, first) = urgent.or_else(any)?;
-        let chunk = self.jobs.get_mut(&seq).and_then(|job| job.chunks.get_mut(&first))?;
-        chunk.busy = true;
+        let is_known =
+            |(command, job): (&Seq, &Job)| self.agenda.is_active(*command) == !job.is_dormant();
+        debug_assert!(self.jobs.iter().all(is_known), "the agenda lags behind the jobs");
+        let is_stored = |job: &Job| job.stored <= committed;
+        let urgent = self.agenda.active().find_map(|command| {
+            let job = self.jobs.get_mut(&command).filter(|job| is_stored(job))?;
+            Some((command, job.urgent_chunk()?))
+        });
+        let any = || {
+            self.agenda.active().find_map(|command| {
+                let job = self.jobs.get(&command).filter(|job| is_stored(job))?;
+                Some((command, job.any_chunk(committed)?))
+            })
+        };
+        let (command, first) = urgent.or_else(any)?;
+        if !self.jobs.get_mut(&command)?.begin_chunk(&first) {
+            return None;
+        }
         self.busy += 1;
-        Some(JobLookup::Targets(seq, first))
+        Some(JobLookup::Targets(command, first))
     }
 
     /// When [`Commands::next_lookup`] is to be called again after a failed lookup.
@@ -366,10 +432,10 @@ impl Commands {
     /// The chunk could not be looked up.
     pub(crate) fn chunk_failed(&mut self, command: Seq, first: &DeviceId, retry_at: Instant) {
         self.retry_at = Some(retry_at);
+        self.chunk_deferred(command, first);
         let job = self.jobs.get_mut(&command);
         if let Some(chunk) = job.and_then(|job| job.chunks.get_mut(first)) {
-            (chunk.busy, chunk.urgent) = (false, false);
-            self.busy -= 1;
+            chunk.urgent = false;
         }
     }
 
@@ -381,10 +447,7 @@ impl Commands {
     /// A chunk is not expanded now after all.
     pub(crate) fn chunk_deferred(&mut self, command: Seq, first: &DeviceId) {
         let job = self.jobs.get_mut(&command);
-        if let Some(chunk) = job.and_then(|job| job.chunks.get_mut(first)) {
-            chunk.busy = false;
-            self.busy -= 1;
-        }
+        self.busy -= usize::from(job.is_some_and(|job| job.release_chunk(first)));
     }
 
     /// The first `count` targets of the chunk are being expanded in the transaction `txn`; `rest` is what remains of it.
@@ -397,11 +460,13 @@ impl Commands {
         txn: TxnId,
     ) -> Option<Expansion> {
         let job = self.jobs.get_mut(&command)?;
-        job.chunks.remove(first)?;
+        if !job.remove_chunk(first) {
+            return None;
+        }
         self.busy -= 1;
         self.writing.push_back(txn);
         job.txn = txn;
-        job.chunks.extend(rest.map(Chunk::new));
+        rest.into_iter().for_each(|range| job.put_chunk(range));
         let batch = job.rollout.as_mut().map(|rollout| {
             rollout.expanded(count);
             (rollout.mark(), rollout.began().after(job.head.ttl()))
@@ -414,9 +479,7 @@ impl Commands {
         };
         let expansion =
             Expansion { head: job.head.clone(), online_only: job.online_only, end, batch };
-        if job.is_done() {
-            self.jobs.remove(&command);
-        }
+        self.settle(command);
         Some(expansion)
     }
 

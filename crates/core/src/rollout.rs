@@ -35,6 +35,15 @@ struct Closed {
     opening: Timestamp,
 }
 
+/// When a rollout may have something to decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deadline {
+    /// After a pause or an interval.
+    Instant(Instant),
+    /// At a time that the sender named, or when a window opens.
+    Wall(Timestamp),
+}
+
 /// What is to be done for a rollout. Its row has changed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -194,19 +203,17 @@ impl Rollout {
     }
 
     /// When [`Rollout::decide`] is to be called, if nothing happens before. It was called for this `now`.
-    pub(crate) fn deadline(&self, now: Now) -> Option<Instant> {
+    pub(crate) fn deadline(&self, now: Now) -> Option<Deadline> {
         let waits = self.record.state == RolloutState::Running
             && self.record.begun < self.total
             && self.expanded == self.record.begun;
-        let due = match self.record.batch {
+        match (&self.closed, self.record.batch) {
             _ if !waits => None,
-            0 => Some(self.record.not_before.map_or(now.instant, |at| now.instant_of(at))),
-            _ => self.due(),
-        };
-        due.map(|at| match &self.closed {
-            Some(closed) => at.max(now.instant_of(closed.opening)),
-            None => at,
-        })
+            // It was due when the window was found to be closed.
+            (Some(closed), _) => Some(Deadline::Wall(closed.opening)),
+            (None, 0) => Some(Deadline::Wall(self.record.not_before.unwrap_or(now.wall))),
+            (None, _) => self.due().map(Deadline::Instant),
+        }
     }
 
     /// Pauses or resumes it, unless it has ended.
@@ -262,7 +269,7 @@ mod tests {
         );
         end(&mut rollout, 1, DeliveryState::Expired);
         assert_eq!(rollout.decide(CALENDAR, at(2)), None);
-        assert_eq!(rollout.deadline(at(2)), Some(at(7).instant));
+        assert_eq!(rollout.deadline(at(2)), Some(Deadline::Instant(at(7).instant)));
         assert_eq!(rollout.decide(CALENDAR, at(7)), Some(Decision::Begin));
         assert_eq!((rollout.record.batch, rollout.record.size, rollout.record.begun), (2, 4, 8));
         // What still runs of the first batch is not of the second.
@@ -278,7 +285,7 @@ mod tests {
         assert_eq!(rollout.record.size, 1, "the canary");
         assert_eq!((rollout.decide(CALENDAR, at(60)), rollout.deadline(at(60))), (None, None));
         rollout.expanded(1);
-        assert_eq!(rollout.deadline(at(1)), Some(at(60).instant));
+        assert_eq!(rollout.deadline(at(1)), Some(Deadline::Instant(at(60).instant)));
         assert_eq!(rollout.decide(CALENDAR, at(60)), Some(Decision::Begin));
         assert_eq!((rollout.record.size, rollout.record.batches), (2, 3));
     }
@@ -317,7 +324,11 @@ mod tests {
         assert_eq!(rollout.decide(CALENDAR, at(40)), None);
         rollout.pause(false);
         assert_eq!(rollout.decide(CALENDAR, at(40)), None);
-        assert_eq!(rollout.deadline(at(40)), Some(at(70).instant), "60 s after the batch ended");
+        assert_eq!(
+            rollout.deadline(at(40)),
+            Some(Deadline::Instant(at(70).instant)),
+            "60 s after the batch ended"
+        );
         // What became due meanwhile begins when it is resumed.
         rollout.pause(true);
         assert_eq!(rollout.decide(CALENDAR, at(90)), None);
@@ -343,7 +354,7 @@ mod tests {
         let mut rollout = rollout(r#"{"batch":5}"#, 5, 0);
         rollout.record.not_before = Some(at(30).wall);
         assert_eq!(rollout.decide(CALENDAR, at(0)), None);
-        assert_eq!(rollout.deadline(at(0)), Some(at(30).instant));
+        assert_eq!(rollout.deadline(at(0)), Some(Deadline::Wall(at(30).wall)));
         assert_eq!(rollout.decide(CALENDAR, at(30)), Some(Decision::Begin));
         rollout.expanded(5);
         end(&mut rollout, 5, DeliveryState::Expired);
@@ -359,13 +370,13 @@ mod tests {
         rollout.record.window = Some(window.into());
         let opens = 3600 - 1_700_000_000 % 3600;
         assert_eq!(rollout.decide(CALENDAR, at(0)), None);
-        assert_eq!(rollout.deadline(at(0)), Some(at(opens).instant));
+        assert_eq!(rollout.deadline(at(0)), Some(Deadline::Wall(at(opens).wall)));
         assert_eq!(rollout.decide(CALENDAR, at(opens)), Some(Decision::Begin));
         rollout.expanded(1);
         end(&mut rollout, 1, DeliveryState::Succeeded);
         assert_eq!(rollout.decide(CALENDAR, at(opens + 1)), None);
         // The pause ends when it has closed.
-        let next = Some(at(opens + 3600).instant);
+        let next = Some(Deadline::Wall(at(opens + 3600).wall));
         assert_eq!(rollout.decide(CALENDAR, at(opens + 91)), None);
         assert_eq!(rollout.deadline(at(opens + 91)), next);
         assert_eq!(rollout.decide(CALENDAR, at(opens + 3600)), Some(Decision::Begin));

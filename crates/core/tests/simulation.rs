@@ -96,6 +96,11 @@ fn a_store_that_counts_sendings_anew_after_a_restart_is_seen() {
 }
 
 #[test]
+fn a_store_that_forgets_targets_of_a_command_to_many_is_seen() {
+    is_seen_in(200, InjectedBug::StoreForgetsTargets, " deliveries");
+}
+
+#[test]
 fn a_store_that_forgets_the_batches_of_a_rollout_is_seen() {
     is_seen_in(400, InjectedBug::StoreForgetsBatches, "more than the batches have");
 }

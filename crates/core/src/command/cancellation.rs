@@ -1,8 +1,6 @@
 //! Cancellation of commands to many: a pass over the live deliveries, page by page, once the
 //! command is expanded and that is on disk.
 
-use std::collections::{BTreeMap, VecDeque};
-
 use bellwire_proto::{CommandId, DeviceId, Seq};
 
 use super::{Commands, Job, JobLookup};
@@ -48,15 +46,16 @@ impl Commands {
         if self.pages + self.pages_writing.len() >= PAGES_MAX {
             return None;
         }
-        let ready = |job: &Job| job.chunks.is_empty() && job.txn <= committed;
-        for (seq, job) in self.jobs.iter_mut().filter(|(_, job)| ready(job)) {
-            if let Some(Cancel { pass, .. }) = &mut job.cancel
+        let is_ready = |job: &Job| job.chunks.is_empty() && job.txn <= committed;
+        for command in self.agenda.active() {
+            let job = self.jobs.get_mut(&command).filter(|job| is_ready(job));
+            if let Some(Cancel { pass, .. }) = job.and_then(|job| job.cancel.as_mut())
                 && let Pass::After(after) = pass
             {
                 let after = after.take();
                 *pass = Pass::Loading(after.clone());
                 self.pages += 1;
-                return Some(JobLookup::Live(*seq, after));
+                return Some(JobLookup::Live(command, after));
             }
         }
         None
@@ -75,23 +74,17 @@ impl Commands {
         request: Option<RequestId>,
         txn: TxnId,
     ) -> bool {
-        let job = self.jobs.entry(head.seq).or_insert_with(|| Job {
-            head: head.clone(),
-            online_only,
-            chunks: BTreeMap::new(),
-            urgent: VecDeque::new(),
-            cancel: None,
-            rollout: None,
-            stored: txn,
-            txn,
-        });
+        let new = || Job::new(head.clone(), online_only, txn);
+        let job = self.jobs.entry(head.seq).or_insert_with(new);
         job.txn = txn;
         let requested_before = job.cancel.is_some();
         let cancel = job.cancel.get_or_insert_with(|| Cancel::new(force));
         cancel.force |= force;
         cancel.again |= requested_before;
         cancel.requests.extend(request);
-        cancel.force
+        let force = cancel.force;
+        self.settle(head.seq);
+        force
     }
 
     /// A page of live deliveries of a command that is being cancelled has come. Returns the command
@@ -158,9 +151,7 @@ impl Commands {
             return None;
         }
         let requests = job.cancel.take().map(|cancel| cancel.requests);
-        if job.is_done() {
-            self.jobs.remove(&command);
-        }
+        self.settle(command);
         requests
     }
 }

@@ -9,7 +9,7 @@ use crate::config::Calendar;
 use crate::io::RolloutOp;
 use crate::record::{ABORTED_BY_CANCEL, ABORTED_BY_OPERATOR, RolloutRecord, TxnId};
 use crate::rollout::{Decision, Rollout};
-use crate::time::{Instant, Now, earliest};
+use crate::time::{Instant, Now};
 
 /// A decision of a rollout, and its row.
 #[derive(Debug)]
@@ -34,6 +34,11 @@ impl Job {
     /// Whether a younger command at a device must wait for what is not expanded yet.
     pub(super) fn holds_back(&self) -> bool {
         self.rollout.is_none()
+    }
+
+    /// Whether nothing is to be done of it before its rollout decides something.
+    pub(super) fn is_dormant(&self) -> bool {
+        self.rollout.is_some() && self.cancel.is_none() && self.may_expand() == 0
     }
 
     fn decide(&mut self, command: Seq, calendar: Calendar, now: Now) -> Option<RolloutStep> {
@@ -71,6 +76,7 @@ impl Commands {
         if let Some(rollout) = job.and_then(|job| job.rollout.as_mut()) {
             rollout.moved(batch, before, after);
             self.moved.insert(command);
+            self.agenda.ask(command);
         }
     }
 
@@ -92,22 +98,27 @@ impl Commands {
 
     /// The next thing that a rollout has decided.
     pub(crate) fn next_decision(&mut self, calendar: Calendar, now: Now) -> Option<RolloutStep> {
-        self.jobs.iter_mut().find_map(|(seq, job)| job.decide(*seq, calendar, now))
+        while let Some(command) = self.agenda.next_to_ask(now) {
+            let job = self.jobs.get_mut(&command);
+            if let Some(step) = job.and_then(|job| job.decide(command, calendar, now)) {
+                return Some(step);
+            }
+            let deadline = self.rollout(command).and_then(|rollout| rollout.deadline(now));
+            self.agenda.decided(command, deadline);
+        }
+        None
     }
 
     /// When the next one is due.
     pub(crate) fn rollout_deadline(&self, now: Now) -> Option<Instant> {
-        let rollouts = self.jobs.values().filter_map(|job| job.rollout.as_ref());
-        rollouts.map(|rollout| rollout.deadline(now)).fold(None, earliest)
+        self.agenda.deadline(now)
     }
 
     /// Its row is part of this transaction.
     pub(crate) fn rollout_written(&mut self, command: Seq, txn: TxnId) {
         let Some(job) = self.jobs.get_mut(&command) else { return };
         job.txn = txn;
-        if job.is_done() {
-            self.jobs.remove(&command);
-        }
+        self.settle(command);
     }
 
     /// Changes a rollout that has not ended. Returns its row, and whether what is under way is to be cancelled.
@@ -146,6 +157,8 @@ impl Commands {
     pub(crate) fn cancel_aborted(&mut self, command: Seq, txn: TxnId) -> bool {
         let Some(job) = self.jobs.get_mut(&command) else { return false };
         job.txn = txn;
-        job.cancel.get_or_insert_with(|| Cancel::new(false)).force
+        let force = job.cancel.get_or_insert_with(|| Cancel::new(false)).force;
+        self.settle(command);
+        force
     }
 }

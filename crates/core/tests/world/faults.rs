@@ -117,6 +117,9 @@ impl World {
             Fault::Crash | Fault::StoreFails | Fault::Drain | Fault::ClockStep => {}
             Fault::Start => {
                 (self.up, self.ailing) = (true, false);
+                if self.bug == Some(InjectedBug::StoreForgetsTargets) {
+                    self.store.disk.targets.pop_first();
+                }
                 let mut recovered = self.store.restart(self.clock());
                 if self.bug == Some(InjectedBug::StoreForgetsBatches) {
                     for job in &mut recovered.jobs {

@@ -48,6 +48,8 @@ pub(crate) enum InjectedBug {
     StoreForgetsWhatIsDue,
     /// After a restart the numbers of the sendings begin anew.
     StoreForgetsAttempts,
+    /// After a restart some targets of a command to many are gone.
+    StoreForgetsTargets,
     /// After a restart all targets of a rollout have begun.
     StoreForgetsBatches,
     /// After a restart the decisions of schedules are those of ten minutes ago.
