@@ -210,9 +210,9 @@ impl Hub {
         let driver = driver.map_err(StartError::System)?.reading(jwt);
         store.start(driver.store_events())?;
         let following = driver.jwt().cloned().map(|jwt| {
-            let driver = driver.clone();
+            let (spawner, driver) = (driver.clone(), driver.clone());
             let ended = move |ended| driver.credentials_ended(ended);
-            tokio::spawn(async move { jwt.follow(ended).await }).abort_handle()
+            spawner.spawn(async move { jwt.follow(ended).await })
         });
         Ok(Self { driver, store, _following: Renewing(following.into_iter().collect()) })
     }
@@ -327,16 +327,18 @@ impl Bound {
                 None => http::not_found().await,
             }
         });
-        let listener = listener.limited_by(hub.driver.quota().clone());
+        let driver = hub.driver.clone();
+        let spawn = move |task| drop(driver.spawn(task));
+        let listener = listener.limited_by(hub.driver.quota().clone()).spawned_by(spawn);
         hub.driver.metrics().show(tls.clone());
         let mut renewing = Vec::new();
         if tls.has_files() {
             let driver = hub.driver.clone();
             let ended = move |revoked| driver.certificates_revoked(revoked);
-            renewing.push(tokio::spawn(tls.clone().follow_files(ended)).abort_handle());
+            renewing.push(hub.driver.spawn(tls.clone().follow_files(ended)));
         }
         if let Some(acme) = tls.acme() {
-            renewing.push(tokio::spawn(acme.clone().run()).abort_handle());
+            renewing.push(hub.driver.spawn(acme.clone().run()));
         }
         let renewing = Renewing(renewing);
         Running { server: listener.serve(router), hub, classic, tls, renewing }

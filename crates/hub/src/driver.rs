@@ -21,6 +21,7 @@ use bellwire_proto::{
     Timestamp,
 };
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use crate::audit::verb;
 use crate::auth::Auth;
@@ -452,6 +453,12 @@ impl Driver {
             Answer::Done => Ok(()),
             answer => Err(unexpected(&answer)),
         }
+    }
+
+    /// Spawns a task of the hub's own. A panic in it is the end of the hub, as one in the core is: see
+    /// [`Readiness::Failed`].
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        tasks::spawn(&self.runtime, task)
     }
 
     /// # Errors

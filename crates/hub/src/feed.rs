@@ -12,7 +12,6 @@
 //! The streams themselves are the plane's: heartbeats, slow readers, and their end.
 
 use std::hash::{BuildHasher, RandomState};
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -20,11 +19,11 @@ use std::time::Duration;
 use bellwire_core::{HubEvent, Presence};
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Problem};
-use futures_util::FutureExt;
 use tokio::sync::{Notify as Wake, mpsc};
 
 use crate::clock::Clock;
 use crate::frames;
+use crate::internal;
 use crate::plane::{CloseReason, Frame, Plane, Receipt, StreamEvent, StreamId};
 use crate::store::{Store, StoredDevice, Visible};
 use progress::{Memory, Progress};
@@ -104,14 +103,9 @@ impl Feed {
             panics: AtomicBool::new(false),
         });
         let running = Arc::downgrade(&feed);
-        tokio::spawn(async move {
-            let task = AssertUnwindSafe(run(running.clone(), events, clock));
-            if task.catch_unwind().await.is_err()
-                && let Some(feed) = running.upgrade()
-            {
-                feed.fail();
-            }
-        });
+        let task = run(running.clone(), events, clock);
+        let panicked = move || running.upgrade().into_iter().for_each(|feed| feed.fail());
+        tokio::spawn(internal::guard(task, panicked));
         feed
     }
 

@@ -1,10 +1,13 @@
-//! Faults of the hub itself. The answer says to look into the log, where the cause is; it is never in the answer.
+//! Faults of the hub itself: what the log and the answer say of them, and the guard of tasks that must not end unnoticed.
 
 use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
 
 use bellwire_proto::{Code, Problem};
+use futures_util::FutureExt;
 
-/// The answer to a request that failed for a reason that is not the client's and not the store's. Logs the cause.
+/// The answer to a request that failed for a reason that is not the client's and not the store's. Logs the cause, which is
+/// never in the answer.
 pub(crate) fn failed(cause: impl Display) -> Problem {
     tracing::error!(%cause, "the hub failed at a request");
     panicked()
@@ -13,6 +16,13 @@ pub(crate) fn failed(cause: impl Display) -> Problem {
 /// The same after a panic, which the panic hook has logged already: of this request, or of an earlier decision.
 pub(crate) fn panicked() -> Problem {
     Problem::new(Code::Internal, "the hub failed at this; see its log")
+}
+
+/// Runs a task to its end, and calls `panicked` if that is a panic: tokio would end the task and nothing else.
+pub(crate) async fn guard(task: impl Future<Output = ()>, panicked: impl FnOnce()) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        panicked();
+    }
 }
 
 #[cfg(test)]

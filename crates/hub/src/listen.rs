@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use bellwire_proto::limits;
+use futures_util::future::BoxFuture;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -130,12 +131,19 @@ pub struct Endpoint {
 /// # Ok::<(), std::io::Error>(())
 /// # }).unwrap();
 /// ```
-#[derive(Debug)]
 pub struct Listener {
     sockets: Vec<(TcpListener, Option<TlsConfigs>, ListenerRules)>,
     listeners: Vec<ListenerAddr>,
     config: ListenConfig,
     quota: Option<Arc<Quota>>,
+    /// Spawns the tasks that accept connections.
+    spawn: Box<dyn Fn(BoxFuture<'static, ()>) + Send>,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("listeners", &self.listeners).finish_non_exhaustive()
+    }
 }
 
 impl Listener {
@@ -177,12 +185,21 @@ impl Listener {
             listeners.push(ListenerAddr { scheme, address: socket.local_addr()? });
             sockets.push((socket, tls, rules));
         }
-        Ok(Self { sockets, listeners, config, quota: None })
+        let spawn = Box::new(|task| drop(tokio::spawn(task)));
+        Ok(Self { sockets, listeners, config, quota: None, spawn })
     }
 
     /// Counts the connections of each address.
     pub(crate) fn limited_by(self, quota: Arc<Quota>) -> Self {
         Self { quota: Some(quota), ..self }
+    }
+
+    /// Has the tasks that accept connections spawned by another, which notices when one panics.
+    pub(crate) fn spawned_by(
+        self,
+        spawn: impl Fn(BoxFuture<'static, ()>) + Send + 'static,
+    ) -> Self {
+        Self { spawn: Box::new(spawn), ..self }
     }
 
     /// What is bound, in the order of [`Self::bind`].
@@ -205,7 +222,7 @@ impl Listener {
                 tls,
                 quota: self.quota.clone(),
             };
-            tokio::spawn(accept_all(socket, shared, router.clone()));
+            (self.spawn)(Box::pin(accept_all(socket, shared, router.clone())));
         }
         Server { listeners: self.listeners, stage, tally }
     }

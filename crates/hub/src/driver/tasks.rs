@@ -3,36 +3,39 @@
 //! Each holds the [`Runtime`] weakly and ends with it. What becomes due is decided by the core
 //! (`runtime.rs`); what is counted is in `audit.rs` and `auth/`.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bellwire_proto::{Timestamp, TokenId};
-use futures_util::FutureExt;
 use tokio::sync::Notify as Wake;
+use tokio::task::AbortHandle;
 
 use super::runtime::Runtime;
 use crate::auth::USES_WRITTEN_AFTER;
 use crate::clock::Clock;
+use crate::internal;
 
 /// How often the core looks at the clocks while it waits for a deadline: a step of the wall clock, and
 /// the end of a suspension, are noticed that late at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Starts them all. A panic in the first is the end of the hub: without it nothing would ever expire, and nobody
-/// would notice.
+/// Starts them all.
 pub(super) fn start(runtime: &Arc<Runtime>) {
+    let weak = || Arc::downgrade(runtime);
+    let (rearm, clock) = (runtime.rearm.clone(), runtime.clock.clone());
+    spawn(runtime, call_at_deadlines(weak(), rearm, clock));
+    spawn(runtime, count_refusals(weak(), runtime.audit.counting()));
+    spawn(runtime, write_uses(weak(), runtime.auth.uses().noting()));
+}
+
+/// Spawns a task whose panic is the end of the hub: what it did would end, and nobody would notice.
+pub(super) fn spawn(
+    runtime: &Arc<Runtime>,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> AbortHandle {
     let weak = Arc::downgrade(runtime);
-    let timer = call_at_deadlines(weak.clone(), runtime.rearm.clone(), runtime.clock.clone());
-    tokio::spawn(async move {
-        if AssertUnwindSafe(timer).catch_unwind().await.is_err()
-            && let Some(runtime) = weak.upgrade()
-        {
-            runtime.fail();
-        }
-    });
-    tokio::spawn(count_refusals(Arc::downgrade(runtime), runtime.audit.counting()));
-    tokio::spawn(write_uses(Arc::downgrade(runtime), runtime.auth.uses().noting()));
+    let panicked = move || weak.upgrade().into_iter().for_each(|runtime| runtime.fail());
+    tokio::spawn(internal::guard(task, panicked)).abort_handle()
 }
 
 impl Runtime {

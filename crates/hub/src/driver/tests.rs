@@ -220,6 +220,16 @@ async fn a_hub_whose_timer_panicked_is_not_healthy() {
     assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
 }
 
+/// The tasks that follow the files of TLS and the keys of an issuer, and those that accept connections, could end with a
+/// panic beside a hub that said it was well.
+#[tokio::test]
+async fn a_hub_of_which_any_task_panicked_is_not_healthy() {
+    let (driver, _dir) = started();
+    driver.spawn(async { panic!("on purpose") });
+    until("the task's end", || driver.readiness() == Readiness::Failed).await;
+    assert_eq!(get(&driver, "/healthz").await, (500, "internal".into()));
+}
+
 /// A merge read the labels, the device was deleted, and the merge registered it again.
 #[tokio::test]
 async fn a_device_is_neither_deleted_nor_put_while_its_labels_are_being_changed() {
@@ -233,7 +243,7 @@ async fn a_device_is_neither_deleted_nor_put_while_its_labels_are_being_changed(
     let mut put: BoxFuture<'_, _> = Box::pin(driver.put_device(device.clone(), lyon));
     assert!(put.as_mut().now_or_never().is_none());
     for _ in 0..100 {
-        // Each is a turn for whoever does not wait, and what is committed is seen by the next.
+        // Each call takes the lock that a change which waits must not hold; what it committed is seen by the next.
         driver.put_facts(device.clone(), Json::null()).await.unwrap();
         let found = driver.store().device(device.clone()).await.unwrap();
         assert_eq!(found.expect("it was deleted").record.labels, Labels::new());
