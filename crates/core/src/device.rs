@@ -1,7 +1,7 @@
 //! A device in memory, composed of parts that each have private state: its contacts
 //! (`presence.rs`), its listeners (`listeners.rs`), its deliveries (`deliveries.rs`), and
 //! which of them is sent next (`scheduler.rs`). Commands come in by `intake.rs`, it leaves the
-//! hub by `removal.rs`, `enrolment.rs` gives it tokens, and `rivalry.rs` notices two agents with one identity.
+//! hub by `removal.rs`, `enrolment.rs` gives it tokens, and `identity_conflict.rs` notices two agents with one identity.
 //!
 //! A device is in memory while it listens or a call for it is under way, and in the store alone
 //! otherwise. All parts change rows only through the [`TxnBuilder`] of the call. Order within a
@@ -10,12 +10,12 @@
 
 mod deliveries;
 mod enrolment;
+mod identity_conflict;
 mod intake;
 mod listeners;
 mod op;
 mod presence;
 mod removal;
-mod rivalry;
 mod scheduler;
 
 use std::time::Duration;
@@ -36,13 +36,13 @@ use crate::txn::TxnBuilder;
 
 pub(crate) use deliveries::PAGE_MAX;
 use deliveries::{Deliveries, Head};
+use identity_conflict::IdentityConflict;
 pub(crate) use intake::{DeliveryRule, is_online_only, store_command};
 pub(crate) use listeners::session_gone;
 use listeners::{LeaseRule, Listeners};
 pub(crate) use op::{CancelOrigin, DeliveryOp, Op};
 use presence::Contacts;
 use removal::Removal;
-use rivalry::Rivalry;
 use scheduler::Scheduler;
 
 /// Lists that are empty while it only listens are of type [`ThinVec`], which takes one machine word when
@@ -61,7 +61,7 @@ pub(crate) struct Device {
     listeners: Listeners,
     pub(crate) deliveries: Deliveries,
     scheduler: Scheduler,
-    rivalry: Rivalry,
+    identity_conflict: IdentityConflict,
     /// What waits for a delivery to be looked up.
     lookups: ThinVec<(CommandId, Vec<DeliveryOp>)>,
     /// The latest transaction with a row of this device.
@@ -90,7 +90,7 @@ impl Device {
             listeners: Listeners::default(),
             deliveries: Deliveries::default(),
             scheduler: Scheduler::default(),
-            rivalry: Rivalry::default(),
+            identity_conflict: IdentityConflict::default(),
             lookups: ThinVec::new(),
             txn: TxnId::default(),
             wake_at: None,
@@ -326,7 +326,7 @@ impl Device {
 
     pub(crate) fn presence(&self, now: Now) -> Presence {
         let presence = self.contacts.presence(self.listeners.transport(now.instant), now.wall);
-        Presence { conflict: self.rivalry.is_conflict(), ..presence }
+        Presence { conflict: self.identity_conflict.is_conflict(), ..presence }
     }
 
     // --- Time ---
@@ -419,7 +419,7 @@ impl Device {
         let scheduled = self.deliveries.next_scheduled().map(|at| now.instant_of(at));
         let deadlines = [self.deliveries.next_deadline(), scheduled, self.next_attempt(now)];
         let deadlines = deadlines.into_iter().chain(self.listeners.deadlines());
-        let deadlines = deadlines.chain([self.rivalry.deadline()]);
+        let deadlines = deadlines.chain([self.identity_conflict.deadline()]);
         // Each by itself: one that has elapsed must not hide a later one.
         deadlines.map(|at| at.filter(later)).fold(None, earliest)
     }
@@ -505,6 +505,6 @@ impl Device {
             && self.txn <= committed
             && !self.deliveries.has_waits()
             // The store does not know of a conflict, which ends at its deadline.
-            && !self.rivalry.is_conflict()
+            && !self.identity_conflict.is_conflict()
     }
 }

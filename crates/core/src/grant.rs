@@ -20,7 +20,7 @@ use crate::time::{ExpiryClock, Instant, Now};
 pub(crate) struct Grants {
     /// How many `admin` tokens there are, expired or not. None: the hub is open.
     admins: u64,
-    entries: HashMap<TokenId, Entry>,
+    entries: HashMap<TokenId, TokenEntry>,
     /// The open streams of each token, so that its end costs no walk over all streams; without those of a device's own token, which
     /// are found by the device, if it does not expire: a fleet has one of these for each stream.
     sessions: BTreeSet<(TokenId, SessionId)>,
@@ -34,7 +34,7 @@ pub(crate) struct Grants {
 
 /// A token that is being looked up or changed.
 #[derive(Debug, Default)]
-pub(crate) struct Entry {
+pub(crate) struct TokenEntry {
     /// `None` while it is being looked up.
     found: Option<Option<Box<TokenRecord>>>,
     waiting: VecDeque<GrantOp>,
@@ -107,7 +107,7 @@ impl GrantOp {
     }
 }
 
-impl Entry {
+impl TokenEntry {
     /// The next thing to do, and the token that it concerns, unless it must wait.
     pub(crate) fn next(&mut self) -> Option<(GrantOp, Option<Box<TokenRecord>>)> {
         let found = self.found.as_ref().filter(|_| !self.busy)?;
@@ -167,7 +167,7 @@ impl Grants {
         entry.into_iter().flat_map(|entry| entry.waiting).map(|op| op.request()).collect()
     }
 
-    pub(crate) fn entry(&mut self, token: TokenId) -> Option<&mut Entry> {
+    pub(crate) fn entry(&mut self, token: TokenId) -> Option<&mut TokenEntry> {
         self.entries.get_mut(&token)
     }
 
@@ -202,7 +202,7 @@ impl Grants {
 
     /// Forgets a token that is in the store as it is here, and that nothing waits for.
     pub(crate) fn forget_if_idle(&mut self, token: TokenId, committed: TxnId) {
-        let idle = |entry: &Entry| {
+        let idle = |entry: &TokenEntry| {
             !entry.busy
                 && entry.waiting.is_empty()
                 && entry.found.is_some()

@@ -33,7 +33,7 @@ use crate::config::{Config, Recovered};
 use crate::context::{Context, DueTimes, SplitMix, store_unavailable};
 use crate::device::{CancelOrigin, DeliveryOp, Device, Op, session_gone};
 use crate::grant::Grants;
-use crate::idempotency::Keys;
+use crate::idempotency::IdempotencyKeys;
 use crate::ids::{RequestId, SessionId};
 use crate::io::{
     Answer, Footprint, Listen, NewSend, Output, Poll, Presence, RolloutOp, Send, Target,
@@ -58,26 +58,29 @@ const RUNS_AT_ONCE: usize = 32;
 /// nothing happens before, and within a second after the wall clock was set. The classes of methods:
 ///
 /// 1. **Senders**: [`handle_send`](Self::handle_send), [`handle_cancel`](Self::handle_cancel),
-///    [`handle_rollout`](Self::handle_rollout), [`handle_abandoned`](Self::handle_abandoned).
+///    [`handle_cancel_at`](Self::handle_cancel_at), [`handle_rollout`](Self::handle_rollout),
+///    [`handle_schedule`](Self::handle_schedule), [`handle_abandoned`](Self::handle_abandoned).
 /// 2. **Devices**: [`handle_listen`](Self::handle_listen), [`handle_confirm`](Self::handle_confirm),
 ///    [`handle_poll`](Self::handle_poll), [`handle_report`](Self::handle_report).
 /// 3. **Streams**: [`handle_taken`](Self::handle_taken), [`handle_stalled`](Self::handle_stalled),
 ///    [`handle_resumed`](Self::handle_resumed), [`handle_closed`](Self::handle_closed).
 /// 4. **Operators**: [`handle_put_device`](Self::handle_put_device),
 ///    [`handle_put_facts`](Self::handle_put_facts), [`handle_delete_device`](Self::handle_delete_device).
-///    Tokens: [`handle_create_token`](Self::handle_create_token), [`handle_revoke_token`](Self::handle_revoke_token),
+/// 5. **Tokens**: [`handle_create_token`](Self::handle_create_token), [`handle_revoke_token`](Self::handle_revoke_token),
 ///    [`handle_enroll`](Self::handle_enroll), [`handle_approve`](Self::handle_approve),
-///    [`handle_tokens_used`](Self::handle_tokens_used). Schedules: [`handle_schedule`](Self::handle_schedule).
-///    The audit log: [`audit`](Self::audit), [`handle_audit`](Self::handle_audit).
-/// 5. **The store**: [`handle_committed`](Self::handle_committed),
-///    [`handle_loaded`](Self::handle_loaded), [`handle_store_failed`](Self::handle_store_failed).
-/// 6. **Observers and watchers**: [`observe_all`](Self::observe_all), [`watch`](Self::watch),
+///    [`handle_tokens_used`](Self::handle_tokens_used), [`handle_credential_ended`](Self::handle_credential_ended),
+///    [`is_open`](Self::is_open).
+/// 6. **The audit log**: [`audit`](Self::audit) before the call that it is about, [`handle_audit`](Self::handle_audit).
+/// 7. **The store**: [`handle_store_full`](Self::handle_store_full) before every other call,
+///    [`handle_committed`](Self::handle_committed), [`handle_loaded`](Self::handle_loaded),
+///    [`handle_store_failed`](Self::handle_store_failed).
+/// 8. **Observers and watchers**: [`observe_all`](Self::observe_all), [`watch`](Self::watch),
 ///    [`handle_settle`](Self::handle_settle) before a snapshot is read, [`unwatch`](Self::unwatch).
-/// 7. **Time and the end**: [`handle_timeout`](Self::handle_timeout),
+/// 9. **Time and the end**: [`handle_timeout`](Self::handle_timeout),
 ///    [`handle_drain`](Self::handle_drain).
-/// 8. **Outputs**: [`poll_output`](Self::poll_output), [`poll_timeout`](Self::poll_timeout).
-/// 9. **State**: [`presence`](Self::presence), [`online_part`](Self::online_part),
-///    [`footprint`](Self::footprint).
+/// 10. **Outputs**: [`poll_output`](Self::poll_output), [`poll_timeout`](Self::poll_timeout).
+/// 11. **State**: [`presence`](Self::presence), [`online_part`](Self::online_part),
+///     [`online_count`](Self::online_count), [`footprint`](Self::footprint).
 ///
 /// A request has one [`Output::Reply`]. A driver with a store and devices is
 /// `tests/contract/harness.rs`; here a device is registered over a store that is empty:
@@ -116,7 +119,7 @@ pub struct Hub {
     timers: BTreeSet<(Instant, DeviceId)>,
     /// Whether due deliveries are being looked up.
     due_loading: bool,
-    keys: Keys,
+    keys: IdempotencyKeys,
     /// Cancellations, changes of rollouts and runs of schedules that wait for a command to be looked up.
     cancels: HashMap<CommandId, Vec<(RequestId, CommandOp)>>,
     /// Commands to several devices that wait for a look whether all are known.
@@ -167,7 +170,7 @@ impl Hub {
             devices: HashMap::new(),
             timers: BTreeSet::new(),
             due_loading: false,
-            keys: Keys::default(),
+            keys: IdempotencyKeys::default(),
             cancels: HashMap::new(),
             unchecked: HashMap::new(),
             now: None,
@@ -197,7 +200,7 @@ impl Hub {
 
     /// Whether the store has no space for another command, and why: sends are refused then, runs of schedules are tried
     /// again, and all else goes on. To be called before every other call: any of them may come to a run.
-    pub fn store_full(&mut self, why: Option<&'static str>) {
+    pub fn handle_store_full(&mut self, why: Option<&'static str>) {
         self.ctx.store_full = why;
     }
 

@@ -17,23 +17,23 @@ use crate::time::Instant;
 
 /// The command that an earlier request with the same key made.
 #[derive(Debug, Clone)]
-pub(crate) struct Made {
+pub(crate) struct StoredSend {
     pub(crate) fingerprint: [u8; 32],
     pub(crate) command: CommandId,
     /// The device of a command to one.
     pub(crate) device: Option<DeviceId>,
 }
 
-/// Keys that are not simply in the store.
+/// IdempotencyKeys that are not simply in the store.
 #[derive(Debug, Default)]
-pub(crate) struct Keys(HashMap<IdempotencyKey, KeyInUse>);
+pub(crate) struct IdempotencyKeys(HashMap<IdempotencyKey, KeyInUse>);
 
 #[derive(Debug)]
 enum KeyInUse {
     /// It is being looked up, or its first send decided on; the others wait.
     Undecided(VecDeque<NewSend>),
     /// Its command is made and on its way to disk.
-    Made(Made),
+    Stored(StoredSend),
 }
 
 /// What is to be done with sends of one key.
@@ -46,10 +46,10 @@ pub(crate) enum KeyStep {
     /// This one is the first.
     Send(NewSend),
     /// These are answered for the command that was made.
-    Again(Vec<NewSend>, Made),
+    Again(Vec<NewSend>, StoredSend),
 }
 
-impl Keys {
+impl IdempotencyKeys {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -65,7 +65,7 @@ impl Keys {
                 waiting.push_back(send);
                 KeyStep::Wait
             }
-            Some(KeyInUse::Made(made)) => KeyStep::Again(vec![send], made.clone()),
+            Some(KeyInUse::Stored(made)) => KeyStep::Again(vec![send], made.clone()),
         }
     }
 
@@ -86,7 +86,7 @@ impl Keys {
         let waiting = std::mem::take(waiting);
         self.0.remove(key);
         let IdempotencyRecord { fingerprint, command, device, .. } = *found;
-        KeyStep::Again(waiting.into(), Made { fingerprint, command, device })
+        KeyStep::Again(waiting.into(), StoredSend { fingerprint, command, device })
     }
 
     /// The store could not look up a key: the requests that waited for it.
@@ -95,7 +95,7 @@ impl Keys {
             Some(KeyInUse::Undecided(waiting)) => {
                 waiting.into_iter().map(|(request, ..)| request).collect()
             }
-            Some(KeyInUse::Made(_)) | None => Vec::new(),
+            Some(KeyInUse::Stored(_)) | None => Vec::new(),
         }
     }
 
@@ -106,8 +106,8 @@ impl Keys {
             return KeyStep::Wait;
         };
         if let Some((fingerprint, command)) = stored {
-            let made = Made { fingerprint, command, device };
-            self.0.insert(key, KeyInUse::Made(made.clone()));
+            let made = StoredSend { fingerprint, command, device };
+            self.0.insert(key, KeyInUse::Stored(made.clone()));
             return KeyStep::Again(waiting.into(), made);
         }
         let Some(next) = waiting.pop_front() else { return KeyStep::Wait };

@@ -40,9 +40,9 @@ pub enum ScheduleOp {
     Create(Box<ScheduleRecord>),
     /// It gets another plan, if it is still as it was in this version.
     Change {
-        /// Which.
+        /// The schedule.
         id: ScheduleId,
-        /// The plan.
+        /// What replaces its plan.
         plan: Box<SchedulePlan>,
         /// Whether it is paused then.
         paused: bool,
@@ -51,9 +51,9 @@ pub enum ScheduleOp {
     },
     /// It is paused or resumed.
     Pause {
-        /// Which.
+        /// The schedule.
         id: ScheduleId,
-        /// Paused.
+        /// Whether it is paused from now on, or resumed.
         paused: bool,
     },
     /// It is deleted.
@@ -179,7 +179,7 @@ pub struct Listen {
     pub confirm: bool,
     /// The last command that the device knows of. Matters with `ack_none` alone.
     pub last_event_id: Option<Seq>,
-    /// From where.
+    /// The client's end of the connection.
     pub peer: Peer,
     /// With which token; `None` on an open hub.
     pub token: Option<TokenUse>,
@@ -229,7 +229,7 @@ pub struct Poll {
     pub wait: Seconds,
     /// The last command that the device knows of: what was sent with a greater number was lost.
     pub last_event_id: Option<Seq>,
-    /// From where.
+    /// The client's end of the connection.
     pub peer: Peer,
     /// With which token or other credential that may end; `None` on an open hub.
     pub token: Option<TokenId>,
@@ -279,7 +279,7 @@ pub enum Frame {
 /// The progress of a frame after which [`Hub::handle_taken`](crate::Hub::handle_taken) is to be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotifyOn {
-    /// None.
+    /// No call is wanted.
     Nothing,
     /// The stream's buffer or the kernel has taken it.
     Taken(Seq),
@@ -361,7 +361,7 @@ pub struct Presence {
     pub transport: Option<Transport>,
     /// The last contact, if there was one since it was loaded.
     pub seen_at: Option<Timestamp>,
-    /// From where.
+    /// The client's end of the connection.
     pub peer: Peer,
     /// Whether two agents with its identity take its stream from each other.
     pub conflict: bool,

@@ -276,17 +276,17 @@ impl TokenRecord {
 pub struct AuditRecord {
     /// When, by the wall clock; of several refusals, the first.
     pub at: Timestamp,
-    /// Who. Shared, for a caller has as a rule more than one entry.
+    /// The caller. Shared, for one caller usually has more than one entry.
     pub actor: Arc<Actor>,
-    /// From where, without the port.
+    /// The address of the caller, without the port.
     pub address: Option<IpAddr>,
-    /// What.
+    /// What was done, as in [`AuditEntry::verb`](bellwire_proto::AuditEntry::verb).
     pub verb: &'static str,
-    /// Whom it concerned.
+    /// The device, command, token or schedule that it concerned.
     pub object: AuditObject,
     /// The HTTP status of the answer.
     pub status: u16,
-    /// Of a refusal: why.
+    /// Of a refusal: the code of its problem.
     pub code: Option<Code>,
     /// How many refusals it stands for.
     pub count: u64,

@@ -25,7 +25,7 @@ const OWN_REQUESTS: u64 = 0b10 << 62;
 /// All schedules of a hub.
 #[derive(Debug, Default)]
 pub(crate) struct Schedules {
-    entries: BTreeMap<ScheduleId, Entry>,
+    entries: BTreeMap<ScheduleId, ScheduleEntry>,
     /// The next time of each that is not paused and has no run under way.
     due: BTreeSet<(Timestamp, ScheduleId)>,
     /// Runs that wait for another try.
@@ -36,7 +36,7 @@ pub(crate) struct Schedules {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ScheduleEntry {
     record: ScheduleRecord,
     /// The next time, while it is in `due`.
     next: Option<Timestamp>,
@@ -49,7 +49,7 @@ struct Entry {
     failure: Option<Code>,
 }
 
-impl Entry {
+impl ScheduleEntry {
     fn new(record: ScheduleRecord) -> Self {
         Self { record, next: None, under_way: false, retry_at: None, failure: None }
     }
@@ -65,7 +65,7 @@ impl Entry {
 
 /// What a schedule has decided.
 #[derive(Debug)]
-pub(crate) struct Decided {
+pub(crate) struct ScheduleDecision {
     /// Its row, if that has changed.
     pub(crate) record: Option<ScheduleRecord>,
     /// The request of a run that begins.
@@ -79,7 +79,7 @@ impl Schedules {
         for record in records {
             let id = record.id;
             let runs = record.run.is_some();
-            let entry = Entry::new(record);
+            let entry = ScheduleEntry::new(record);
             schedules.entries.insert(id, entry);
             if runs {
                 schedules.retry(id, Instant::default());
@@ -122,15 +122,15 @@ impl Schedules {
     }
 
     /// Decides what is due, of one schedule; `None` when nothing is.
-    pub(crate) fn decide(&mut self, calendar: Calendar, now: Now) -> Option<Decided> {
+    pub(crate) fn decide(&mut self, calendar: Calendar, now: Now) -> Option<ScheduleDecision> {
         if let Some((_, id)) = self.due.first().filter(|(at, _)| *at <= now.wall).copied() {
             return Some(self.decide_times(id, calendar, now));
         }
         let (_, id) = self.retries.first().filter(|(at, _)| *at <= now.instant).copied()?;
-        Some(Decided { record: None, run: self.begin(id, calendar) })
+        Some(ScheduleDecision { record: None, run: self.begin(id, calendar) })
     }
 
-    fn decide_times(&mut self, id: ScheduleId, calendar: Calendar, now: Now) -> Decided {
+    fn decide_times(&mut self, id: ScheduleId, calendar: Calendar, now: Now) -> ScheduleDecision {
         let due = self.entries.get(&id).and_then(|entry| {
             let at = last_due(entry, calendar, now.wall)?;
             Some((at, last_left_out(entry, calendar, at, now.wall)))
@@ -138,7 +138,7 @@ impl Schedules {
         let (Some((at, left_out)), Some(entry)) = (due, self.entries.get_mut(&id)) else {
             // The rules of its zone have changed: it is due another time.
             self.plan(id, calendar);
-            return Decided { record: None, run: None };
+            return ScheduleDecision { record: None, run: None };
         };
         // The next time has come: the run before it is given up.
         entry.give_up();
@@ -151,7 +151,7 @@ impl Schedules {
         let (record, runs) = (Some(record.clone()), record.run.is_some());
         self.end_retry(id);
         self.plan(id, calendar);
-        Decided { record, run: if runs { self.begin(id, calendar) } else { None } }
+        ScheduleDecision { record, run: if runs { self.begin(id, calendar) } else { None } }
     }
 
     // --- Runs ---
@@ -300,7 +300,7 @@ impl Schedules {
                 self.check_name(&record.plan.name, id)?;
                 let record =
                     ScheduleRecord { created_at: now, decided_at: now, version: 1, ..*record };
-                let entry = Entry::new(record);
+                let entry = ScheduleEntry::new(record);
                 self.entries.insert(id, entry);
             }
             ScheduleOp::Change { plan, paused, version, .. } => {
@@ -346,7 +346,9 @@ impl Schedules {
         token: Option<TokenId>,
         calendar: Calendar,
     ) -> Vec<ScheduleRecord> {
-        let of = |entry: &&Entry| entry.record.created_by == token && entry.record.reason.is_none();
+        let of = |entry: &&ScheduleEntry| {
+            entry.record.created_by == token && entry.record.reason.is_none()
+        };
         let ids: Vec<ScheduleId> = self.entries.values().filter(of).map(|e| e.record.id).collect();
         ids.into_iter().filter_map(|id| self.suspend(id, calendar)).collect()
     }
@@ -373,7 +375,7 @@ impl Schedules {
     }
 
     fn check_name(&self, name: &str, id: ScheduleId) -> Result<(), Problem> {
-        let taken = |entry: &Entry| entry.record.plan.name == name && entry.record.id != id;
+        let taken = |entry: &ScheduleEntry| entry.record.plan.name == name && entry.record.id != id;
         if !self.entries.values().any(taken) {
             return Ok(());
         }
@@ -401,7 +403,7 @@ fn set_paused(record: &mut ScheduleRecord, paused: bool, now: Timestamp) -> Resu
 
 /// The last time that is due, of those that are not decided. Times may be many after a long stop, so they are not walked
 /// through: that a time is due after `from` is true up to the last one but one, and false from there on.
-fn last_due(entry: &Entry, calendar: Calendar, now: Timestamp) -> Option<Timestamp> {
+fn last_due(entry: &ScheduleEntry, calendar: Calendar, now: Timestamp) -> Option<Timestamp> {
     let ScheduleRecord { plan, decided_at, .. } = &entry.record;
     let due_after = |from| calendar.next(plan, from).filter(|at| *at <= now);
     let first = due_after(*decided_at)?;
@@ -420,7 +422,7 @@ fn last_due(entry: &Entry, calendar: Calendar, now: Timestamp) -> Option<Timesta
 /// The last of the times up to `at` that is left out because the hub came to it too late; `at` is the last that is due.
 /// A later one that is run stands for it only where the plan says so.
 fn last_left_out(
-    entry: &Entry,
+    entry: &ScheduleEntry,
     calendar: Calendar,
     at: Timestamp,
     now: Timestamp,

@@ -54,13 +54,13 @@ pub(crate) struct Audit {
     /// Wakes the task that writes counts when there is something to count.
     counting: Arc<Notify>,
     /// Rises when there may be something for a stream that follows the log.
-    looks: watch::Sender<u64>,
+    changed: watch::Sender<u64>,
     followers: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct Refusals {
-    open: HashMap<Key, Counted>,
+    open: HashMap<Key, RefusalCount>,
     next_number: u64,
 }
 
@@ -73,7 +73,7 @@ struct Key {
 }
 
 #[derive(Debug)]
-struct Counted {
+struct RefusalCount {
     record: AuditRecord,
     until: Instant,
     /// The count that is on disk or on its way there.
@@ -87,7 +87,7 @@ impl Audit {
             // Half of the numbers, which the store holds as signed ones, and none that overflows.
             refusals: Mutex::new(Refusals { open: HashMap::new(), next_number: seed >> 2 }),
             counting: Arc::default(),
-            looks: watch::Sender::new(0),
+            changed: watch::Sender::new(0),
             followers: AtomicUsize::new(0),
         }
     }
@@ -112,7 +112,7 @@ impl Audit {
         };
         record.refusal = Some(number);
         let until = now.after(AUDIT_REFUSAL_WINDOW);
-        counted.insert(Counted { record: record.clone(), until, written: record.count });
+        counted.insert(RefusalCount { record: record.clone(), until, written: record.count });
         refusals.next_number += 1;
         drop(refusals);
         self.counting.notify_one();
@@ -145,13 +145,13 @@ impl Audit {
 
     /// Has those who follow the log look at it, and whether they still may.
     pub(crate) fn wake(&self) {
-        if self.looks.receiver_count() > 0 {
-            self.looks.send_modify(|looks| *looks = looks.wrapping_add(1));
+        if self.changed.receiver_count() > 0 {
+            self.changed.send_modify(|changed| *changed = changed.wrapping_add(1));
         }
     }
 
-    pub(crate) fn looks(&self) -> watch::Receiver<u64> {
-        self.looks.subscribe()
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// One more follows the log; false when there are as many as may be.

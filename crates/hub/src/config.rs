@@ -41,7 +41,7 @@ pub use acme::AcmeConfig;
 pub use clients::{
     ClientCertificates, ClientRule, IdentityRule, InvalidPattern, NameKind, NamePattern,
 };
-pub use fault::{ConfigErrors, Fault, Origin};
+pub use fault::{ConfigErrors, Fault, SettingLayer};
 pub use jwt::JwtConfig;
 pub use keys_url::{InvalidKeysUrl, KeysUrl};
 pub use listener::{ForwardedHeader, InvalidListener, ListenerConfig, Scheme};
@@ -196,7 +196,7 @@ impl Config {
         environment: impl IntoIterator<Item = (&'a str, &'a str)>,
         flags: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Loaded, ConfigErrors> {
-        let mut reading = Reading::default();
+        let mut reading = SettingsParser::default();
         if let Some(file) = file {
             reading.file(file);
         }
@@ -206,13 +206,13 @@ impl Config {
             {
                 let key = key.to_ascii_lowercase();
                 match settings::find(&key) {
-                    Some(_) => reading.set(Origin::Environment, &key, value),
+                    Some(_) => reading.set(SettingLayer::Environment, &key, value),
                     None => reading.unknown_variables.push(name.to_owned()),
                 }
             }
         }
         for (key, value) in flags {
-            reading.set(Origin::Flag, key, value);
+            reading.set(SettingLayer::Flag, key, value);
         }
         reading.finish()
     }
@@ -317,14 +317,14 @@ impl Default for Config {
 }
 
 #[derive(Default)]
-struct Reading {
+struct SettingsParser {
     draft: Draft,
     faults: Vec<Fault>,
     given: BTreeSet<&'static str>,
     unknown_variables: Vec<String>,
 }
 
-impl Reading {
+impl SettingsParser {
     fn file(&mut self, text: &str) {
         let table: toml::Table = match text.parse() {
             Ok(table) => table,
@@ -354,18 +354,18 @@ impl Reading {
 
     fn set_from_file(&mut self, key: &str, value: &toml::Value) {
         match text_of(value) {
-            Some(text) => self.set(Origin::File, key, &text),
-            None => self.fault(Origin::File, key, &value.to_string()),
+            Some(text) => self.set(SettingLayer::File, key, &text),
+            None => self.fault(SettingLayer::File, key, &value.to_string()),
         }
     }
 
-    fn set(&mut self, origin: Origin, key: &str, value: &str) {
+    fn set(&mut self, origin: SettingLayer, key: &str, value: &str) {
         let setting = settings::find(key);
         match setting.and_then(|setting| (setting.parse)(&mut self.draft, value)) {
             Some(()) => {
                 self.given.extend(setting.map(|setting| setting.key));
                 // What is given beside a file replaces all listeners of that, as it does every other setting.
-                if key == "listen" && origin != Origin::File {
+                if key == "listen" && origin != SettingLayer::File {
                     self.draft.listeners.clear();
                 }
             }
@@ -373,7 +373,7 @@ impl Reading {
         }
     }
 
-    fn fault(&mut self, origin: Origin, key: &str, value: &str) {
+    fn fault(&mut self, origin: SettingLayer, key: &str, value: &str) {
         let setting = settings::find(key);
         let key = key.to_owned();
         self.faults.push(match setting {

@@ -7,7 +7,7 @@
 //! and watchers go to the feed (`feed.rs`).
 //!
 //! What becomes of commands and devices is decided by the core, but for two requests that rest on what the store has: which
-//! labels a merge leaves (`labels.rs`), and which deliveries a cancel of a part is of (`part.rs`). No HTTP is known here.
+//! labels a merge leaves (`labels.rs`), and which deliveries a cancel of a part is of (`scoped_cancel.rs`). No HTTP is known here.
 
 use std::io;
 use std::sync::Arc;
@@ -38,18 +38,18 @@ mod commands;
 mod effects;
 mod events;
 mod labels;
-mod part;
 mod preview;
 mod reply;
 mod reserved;
 mod runtime;
 mod schedules;
+mod scoped_cancel;
 mod tasks;
 mod tokens;
 mod trials;
 mod watching;
 
-pub(crate) use audited::{By, Follower, Who};
+pub(crate) use audited::{AuditContext, AuditFollower, Principal};
 pub use labels::{LabelsChange, LabelsChanged};
 use reply::Reply;
 pub use reserved::Reserved;
@@ -57,18 +57,24 @@ use runtime::Runtime;
 
 /// The hub as its HTTP handlers see it. Cheap to clone.
 ///
-/// - **Requests** of senders ([`send`](Self::send), [`send_to_many`](Self::send_to_many),
-///   [`cancel`](Self::cancel)), devices
-///   ([`report`](Self::report), [`poll`](Self::poll), [`confirm`](Self::confirm)) and operators
-///   ([`put_device`](Self::put_device), [`put_facts`](Self::put_facts),
-///   [`delete_device`](Self::delete_device)). Each has exactly one reply, after what it promises is
-///   on disk; dropping its future gives the reply up and takes nothing back.
-/// - **Streams**: [`listen`](Self::listen), [`watch`](Self::watch) and [`observe`](Self::observe)
-///   give a [`Reserved`], into which the hub sends at once. Then call [`Reserved::attached`], and
-///   have [`Driver::plane`] attach the connection or make a response body.
-/// - **Reads**: [`command`](Self::command) and [`store`](Self::store) for what is on disk;
-///   [`presences`](Self::presences) for who is online, which [`device`](Self::device) and
-///   [`show`](Self::show) join with it.
+/// - **Requests.** Each has exactly one reply, after what it promises is on disk; dropping its future gives the reply up
+///   and takes nothing back.
+///   - Senders: [`send`](Self::send), [`send_to_many`](Self::send_to_many), [`preview`](Self::preview),
+///     [`cancel`](Self::cancel), [`cancel_visible`](Self::cancel_visible), [`change_rollout`](Self::change_rollout),
+///     [`make_schedule`](Self::make_schedule), [`change_schedule`](Self::change_schedule).
+///   - Devices: [`report`](Self::report), [`poll`](Self::poll), [`confirm`](Self::confirm), [`put_facts`](Self::put_facts),
+///     [`enroll`](Self::enroll).
+///   - Operators: [`put_device`](Self::put_device), [`change_labels`](Self::change_labels),
+///     [`delete_device`](Self::delete_device), [`approve`](Self::approve), [`make_token`](Self::make_token),
+///     [`revoke_token`](Self::revoke_token).
+/// - **Streams**: [`listen`](Self::listen), [`watch`](Self::watch), [`observe`](Self::observe) and
+///   [`open_trial`](Self::open_trial), with which a client measures its way through the network
+///   ([`hold_trial`](Self::hold_trial) is the same for polls), give a [`Reserved`], into which the hub sends at once. Then
+///   call [`Reserved::attached`], and have [`Driver::plane`] attach the connection or make a response body.
+/// - **Reads**: [`command`](Self::command) and [`store`](Self::store) for what is on disk: reads need no decision of the
+///   core, and where a hub has a copy of the log of every partition, its store answers them for all. Who is online is known
+///   to the core alone: [`presences`](Self::presences), [`online_part`](Self::online_part) and
+///   [`online_count`](Self::online_count), which [`device`](Self::device) and [`show`](Self::show) join with rows.
 /// - **Life**: [`start`](Self::start), then the store is started with
 ///   [`store_events`](Self::store_events), and only then is anything answered;
 ///   [`readiness`](Self::readiness) at any time; [`drain`](Self::drain) before the plane and the
@@ -101,7 +107,7 @@ use runtime::Runtime;
 pub struct Driver {
     runtime: Arc<Runtime>,
     /// For whom it acts; `None` for the program that it is part of.
-    by: Option<Arc<By>>,
+    audit_context: Option<Arc<AuditContext>>,
     /// How tokens of another issuer are read.
     jwt: Option<Arc<Jwt>>,
 }
@@ -118,13 +124,13 @@ pub struct PollAnswer {
 /// Whether the hub can take work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// It can.
+    /// Everything is accepted.
     Ready,
     /// It is about to stop.
     Draining,
     /// The store has failed, and nothing more can be promised. What is stored can still be read.
     StoreFailed,
-    /// The core, its timer, a shard of the plane or the feed has panicked: the process can no longer work, and
+    /// The core, a task of the hub, a shard of the plane or the feed has panicked: the process can no longer work, and
     /// only a restart helps. `/healthz` fails too.
     Failed,
 }
@@ -155,7 +161,7 @@ impl Driver {
         let auth = Auth::new(recovered.admin_tokens > 0);
         let hub = Hub::new(config.core(), recovered, seed);
         let runtime = Runtime::start(hub, auth, config, store, plane, clock, seed)?;
-        Ok(Self { runtime, by: None, jwt: None })
+        Ok(Self { runtime, audit_context: None, jwt: None })
     }
 
     /// The receiver of what the store reports.

@@ -33,10 +33,10 @@ mod progress;
 mod readers;
 mod subscribers;
 
-use readers::Part;
 pub(crate) use readers::Reader;
+use readers::WatchedScope;
 pub(crate) use subscribers::Mailbox;
-use subscribers::{Role, State, Taken, Watcher, Written};
+use subscribers::{EventOwner, MailboxSignals, Role, State, Watcher};
 
 /// Events that wait for the feed's task. A hub does some ten thousand changes a second at most: this is most
 /// of a second of them, and the task needs some microseconds for each.
@@ -134,7 +134,7 @@ impl Feed {
         }
         let Some(command) = event.command() else { return };
         for watcher in state.watchers.get(&command).into_iter().flatten() {
-            watcher.written.miss();
+            watcher.signals.miss();
         }
     }
 
@@ -180,17 +180,17 @@ impl Feed {
         reader: Reader,
     ) -> Result<Mailbox, Problem> {
         let mut state = self.state();
-        let part = Arc::new(Part::of(reader.visible.clone()));
+        let scope = Arc::new(WatchedScope::of(reader.visible.clone()));
         self.admit(&mut state, stream, Role::Watcher(command), reader)?;
         let (sender, changes) = mpsc::channel(MAILBOX_CHANGES_MAX);
-        let written = Arc::new(Written::default());
+        let signals = Arc::new(MailboxSignals::default());
         state.watchers.entry(command).or_default().push(Watcher {
             stream,
             changes: sender,
-            written: written.clone(),
-            part: part.clone(),
+            signals: signals.clone(),
+            scope: scope.clone(),
         });
-        Ok(Mailbox { plane: self.plane.clone(), stream, changes, written, part })
+        Ok(Mailbox { plane: self.plane.clone(), stream, changes, signals, scope })
     }
 
     /// What a watcher of a command with so many deliveries needs to know which of them it was sent.
@@ -244,9 +244,9 @@ impl Feed {
         }
         let mut fewer = false;
         batch.retain(|event| match state.stream_event(*event) {
-            Taken::Not => true,
-            Taken::Yes => false,
-            Taken::ObserverClosed => {
+            EventOwner::Not => true,
+            EventOwner::Yes => false,
+            EventOwner::ObserverClosed => {
                 fewer = true;
                 false
             }
@@ -335,7 +335,7 @@ impl Feed {
                 Ok(()) => true,
                 // It reads the deliveries again once it has sent those that wait.
                 Err(mpsc::error::TrySendError::Full(_)) => {
-                    watcher.written.miss();
+                    watcher.signals.miss();
                     true
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => false,

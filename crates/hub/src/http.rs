@@ -17,6 +17,8 @@ mod caller;
 pub mod classic;
 mod command;
 mod device;
+#[cfg(test)]
+mod equal_cost;
 mod export;
 mod metrics;
 mod ops;
@@ -27,8 +29,6 @@ mod problem;
 mod report;
 mod request;
 mod rules;
-#[cfg(test)]
-mod same_work;
 mod schedule;
 mod send;
 mod stream;
@@ -51,7 +51,7 @@ use bellwire_proto::{Code, DeviceId, Problem};
 use http::request::Parts;
 use http::{Method, StatusCode, header};
 
-use crate::driver::{By, Driver, Who};
+use crate::driver::{AuditContext, Driver, Principal};
 use crate::internal;
 use crate::listen::RequestOrigin;
 use crate::quota::Exceeded;
@@ -255,7 +255,7 @@ async fn shared_answer(
     response
 }
 
-/// The refusal of who asks for too much.
+/// The refusal of a caller that exceeds its limits.
 fn exceeded(exceeded: &Exceeded) -> Response {
     let retry_after = exceeded.retry_after_s.to_string();
     problem::with(problem::problem(&exceeded.problem), header::RETRY_AFTER, &retry_after)
@@ -280,17 +280,18 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
     };
     let logged = LoggedRequest::of(served, route.path, &head);
     let address = request::address(&head);
-    let refuse = |who: Who, refusal: &Problem| {
-        logged.refused(&driver.acting_for(Arc::new(By::new(who, address))), refusal);
+    let refuse = |principal: Principal, refusal: &Problem| {
+        logged
+            .refused(&driver.acting_for(Arc::new(AuditContext::new(principal, address))), refusal);
         problem::problem(refusal)
     };
-    let refuse_for_now = |who: Who, refusal: &Exceeded| {
-        refuse(who, &refusal.problem);
+    let refuse_for_now = |principal: Principal, refusal: &Exceeded| {
+        refuse(principal, &refusal.problem);
         exceeded(refusal)
     };
     let now = driver.clocks().instant;
     if let Err(refusal) = driver.quota().request(address, now) {
-        return refuse_for_now(Who::Nobody, &refusal);
+        return refuse_for_now(Principal::Unauthenticated, &refusal);
     }
     let open = is_open_for(&driver, &head);
     let page = if open {
@@ -299,7 +300,7 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
         browsers.check_page_of(&head, served.effect)
     };
     if let Err(refusal) = page {
-        return refuse(Who::Nobody, &refusal);
+        return refuse(Principal::Unauthenticated, &refusal);
     }
     let caller = match caller(&driver, served, &head).await {
         Ok(caller) => caller,
@@ -308,20 +309,20 @@ async fn answer(driver: Driver, browsers: &Browsers, head: Parts, body: Body) ->
                 && head.headers.contains_key(header::AUTHORIZATION);
             let slowed = failed.then(|| driver.quota().failed_credential(address, now)).flatten();
             return match slowed {
-                Some(slowed) => refuse_for_now(Who::Nobody, &slowed),
-                None => refuse(Who::Nobody, &refusal),
+                Some(slowed) => refuse_for_now(Principal::Unauthenticated, &slowed),
+                None => refuse(Principal::Unauthenticated, &refusal),
             };
         }
     };
     if let Some(name) = caller.name()
         && let Err(refusal) = driver.quota().request_with(&name, caller.role_name(), now)
     {
-        return refuse_for_now(audit::who(&caller), &refusal);
+        return refuse_for_now(audit::principal(&caller), &refusal);
     }
     if let Err(refusal) = allowed(&caller, route, served, &head) {
-        return refuse(audit::who(&caller), &refusal);
+        return refuse(audit::principal(&caller), &refusal);
     }
-    let driver = driver.acting_for(Arc::new(By::new(audit::who(&caller), address)));
+    let driver = driver.acting_for(Arc::new(AuditContext::new(audit::principal(&caller), address)));
     let request = Request::new(driver.clone(), caller, route.path, head, body);
     match caught((served.handler)(request)).await {
         Ok(response) => {

@@ -54,43 +54,45 @@ pub(crate) struct JwtGrant {
     pub(crate) key: KeyTag,
 }
 
-/// Why a JWT does not work.
+/// Why a JWT is refused: the fault of its issuer or its bearer, unless the settings name other keys, another issuer or
+/// another audience than they use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Its form.
+#[non_exhaustive]
+pub enum JwtError {
+    /// It is not a signed JWT in the compact form, or longer than what is accepted; the bearer must send the token as issued.
     #[error("it is not a signed JWT of three parts, or too long")]
     Form,
-    /// A part is not a JSON object, or has a member twice.
+    /// A part is not a JSON object, or has a member twice; only a broken issuer makes such a token.
     #[error("a part of it is not a JSON object, or has a member twice")]
     Json,
-    /// Its header wants something else.
+    /// Its `typ` is of another kind of token, or `crit` names an extension that is not supported; the issuer must change it.
     #[error("its header has a type or an extension that is not for this")]
     Header,
-    /// No key has its name, or there is none at all.
+    /// No key of `jwt_keys` has its `kid`; the keys are fetched again, in case they have just been replaced.
     #[error("no key has its kid")]
     Kid,
-    /// No key fits.
+    /// The key with its `kid` is for another algorithm; compare the issuer's keys with `jwt_keys`.
     #[error("no key has its kid and its algorithm")]
     Key,
-    /// The signature is wrong.
+    /// Its signature is not made with the key that it names: it was forged or damaged, or `jwt_keys` has other keys.
     #[error("its signature is wrong")]
     Signature,
-    /// Another issuer.
+    /// Its `iss` is not the setting `jwt_issuer`.
     #[error("its iss is not jwt_issuer")]
     Issuer,
-    /// For somebody else.
+    /// Its `aud` does not contain the setting `jwt_audience`: it was issued for another service.
     #[error("jwt_audience is not in its aud")]
     Audience,
-    /// Without an end, or past it.
+    /// Its `exp` has passed or is missing; the bearer must fetch a new one.
     #[error("it has expired, or says not when it will")]
     Expired,
-    /// Not yet valid.
+    /// Its `nbf` has not come: the clock of the hub or of the issuer is wrong.
     #[error("it is not valid yet")]
     NotYet,
-    /// No subject.
+    /// It has no `sub`, or one that is empty or too long; the issuer must set it.
     #[error("it has no sub, or an unusable one")]
     Subject,
-    /// Its claims give no role, or an incomplete one.
+    /// Its claims give no role, more than one, or one that lacks something (docs/security.md names them).
     #[error("its claims give no role, more than one, or one that lacks something")]
     Role,
 }
@@ -135,9 +137,9 @@ impl Jwt {
     ///
     /// # Errors
     /// When it does not work.
-    pub(crate) async fn grant_now(&self, text: &str, now: Timestamp) -> Result<JwtGrant, Refused> {
+    pub(crate) async fn grant_now(&self, text: &str, now: Timestamp) -> Result<JwtGrant, JwtError> {
         match self.grant(text, now) {
-            Err(Refused::Kid) if self.keys.refreshed().await => self.grant(text, now),
+            Err(JwtError::Kid) if self.keys.refreshed().await => self.grant(text, now),
             judged => judged,
         }
     }
@@ -146,14 +148,14 @@ impl Jwt {
     ///
     /// # Errors
     /// When it does not work.
-    pub(crate) fn grant(&self, text: &str, now: Timestamp) -> Result<JwtGrant, Refused> {
+    pub(crate) fn grant(&self, text: &str, now: Timestamp) -> Result<JwtGrant, JwtError> {
         if text.len() > JWT_BYTES_MAX {
-            return Err(Refused::Form);
+            return Err(JwtError::Form);
         }
-        let (message, signature) = text.rsplit_once('.').ok_or(Refused::Form)?;
-        let (header, claims) = message.split_once('.').ok_or(Refused::Form)?;
+        let (message, signature) = text.rsplit_once('.').ok_or(JwtError::Form)?;
+        let (header, claims) = message.split_once('.').ok_or(JwtError::Form)?;
         let header = part(header)?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refused::Form)?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| JwtError::Form)?;
         let key = self.verify(&header, message.as_bytes(), &signature)?;
         // Nothing of the claims is looked at before the signature is.
         self.judge(&part(claims)?, key, now)
@@ -164,22 +166,22 @@ impl Jwt {
         Members(header): &Members,
         message: &[u8],
         signature: &[u8],
-    ) -> Result<KeyTag, Refused> {
+    ) -> Result<KeyTag, JwtError> {
         if header.contains_key("crit") || header.contains_key("b64") {
-            return Err(Refused::Header);
+            return Err(JwtError::Header);
         }
         match header.get("typ") {
             None => {}
             Some(Value::String(typ)) if is_type(typ) => {}
-            Some(_) => return Err(Refused::Header),
+            Some(_) => return Err(JwtError::Header),
         }
         let text = |member: Option<&Value>| match member {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(_) => Err(Refused::Header),
+            Some(_) => Err(JwtError::Header),
         };
         let (alg, kid) = (text(header.get("alg"))?, text(header.get("kid"))?);
-        let alg = alg.ok_or(Refused::Header)?;
+        let alg = alg.ok_or(JwtError::Header)?;
         self.keys.set().verify(&alg, kid.as_deref(), message, signature)
     }
 
@@ -188,24 +190,24 @@ impl Jwt {
         Members(claims): &Members,
         key: KeyTag,
         now: Timestamp,
-    ) -> Result<JwtGrant, Refused> {
+    ) -> Result<JwtGrant, JwtError> {
         let config = &self.config;
         if claims.get("iss").and_then(Value::as_str) != Some(config.issuer.as_str()) {
-            return Err(Refused::Issuer);
+            return Err(JwtError::Issuer);
         }
         let audience = claims.get("aud").map(texts).unwrap_or_default();
         if !audience.contains(&config.audience.as_str()) {
-            return Err(Refused::Audience);
+            return Err(JwtError::Audience);
         }
         let now_s = now.unix_ms() / 1000;
-        let exp = seconds(claims.get("exp")).ok_or(Refused::Expired)?;
+        let exp = seconds(claims.get("exp")).ok_or(JwtError::Expired)?;
         if exp.saturating_add(JWT_LEEWAY_S) <= now_s || exp > now_s.saturating_add(JWT_LIFE_S_MAX) {
-            return Err(Refused::Expired);
+            return Err(JwtError::Expired);
         }
         if let Some(nbf) = claims.get("nbf")
             && seconds(Some(nbf)).is_none_or(|nbf| nbf > now_s.saturating_add(JWT_LEEWAY_S))
         {
-            return Err(Refused::NotYet);
+            return Err(JwtError::NotYet);
         }
         let printable = |sub: &&str| {
             let count = sub.chars().count();
@@ -213,7 +215,7 @@ impl Jwt {
         };
         let subject = claims.get("sub").and_then(Value::as_str).filter(printable);
         Ok(JwtGrant {
-            subject: format!("jwt:{}", subject.ok_or(Refused::Subject)?),
+            subject: format!("jwt:{}", subject.ok_or(JwtError::Subject)?),
             role: self.role(claims)?,
             issued_at: seconds(claims.get("iat")).map(|s| Timestamp::from_unix_ms(s * 1000)),
             expires_at: Timestamp::from_unix_ms((exp + JWT_LEEWAY_S).saturating_mul(1000)),
@@ -223,14 +225,14 @@ impl Jwt {
 
     /// The role that its claims give. What would widen it by being left out by mistake must be given in full: an operator
     /// with a claim of another type is refused and not without limits.
-    fn role(&self, claims: &BTreeMap<String, Value>) -> Result<Role, Refused> {
+    fn role(&self, claims: &BTreeMap<String, Value>) -> Result<Role, JwtError> {
         let config = &self.config;
         let values = claims.get(&config.role_claim).map(texts).unwrap_or_default();
         let mut roles: Vec<RoleName> =
             values.iter().filter_map(|value| config.role(value)).collect();
         roles.sort_unstable_by_key(|role| role.as_str());
         roles.dedup();
-        let [role] = roles.as_slice() else { return Err(Refused::Role) };
+        let [role] = roles.as_slice() else { return Err(JwtError::Role) };
         let claim = |name: &str| claims.get(name).filter(|value| !value.is_null());
         match role {
             RoleName::Admin => Ok(Role::Admin),
@@ -238,25 +240,25 @@ impl Jwt {
             RoleName::Device => {
                 let device = claim(&config.device_claim).and_then(Value::as_str);
                 let device: Option<DeviceId> = device.and_then(|name| name.parse().ok());
-                device.map(Role::Device).ok_or(Refused::Role)
+                device.map(Role::Device).ok_or(JwtError::Role)
             }
             RoleName::Operator => {
                 let select = claim(&config.select_claim).map(|value| {
                     value
                         .as_str()
                         .and_then(|text| Scope::parse_select(text).ok())
-                        .ok_or(Refused::Role)
+                        .ok_or(JwtError::Role)
                 });
                 let actions = claim(&config.actions_claim).map(|value| {
                     let all = texts(value);
                     let entries = value.as_array().map_or(1, Vec::len);
                     let actions: Vec<Action> = all.iter().filter_map(|a| a.parse().ok()).collect();
-                    (actions.len() == entries).then_some(actions).ok_or(Refused::Role)
+                    (actions.len() == entries).then_some(actions).ok_or(JwtError::Role)
                 });
                 let scope = Scope { select: select.transpose()?, actions: actions.transpose()? };
                 Ok(Role::Operator(Box::new(scope)))
             }
-            RoleName::Join => Err(Refused::Role),
+            RoleName::Join => Err(JwtError::Role),
         }
     }
 }
@@ -288,9 +290,9 @@ fn seconds(value: Option<&Value>) -> Option<u64> {
 #[derive(Debug)]
 struct Members(BTreeMap<String, Value>);
 
-fn part(encoded: &str) -> Result<Members, Refused> {
-    let json = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| Refused::Form)?;
-    serde_json::from_slice(&json).map_err(|_| Refused::Json)
+fn part(encoded: &str) -> Result<Members, JwtError> {
+    let json = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| JwtError::Form)?;
+    serde_json::from_slice(&json).map_err(|_| JwtError::Json)
 }
 
 impl<'de> Deserialize<'de> for Members {
@@ -319,10 +321,10 @@ impl<'de> Deserialize<'de> for Members {
 
 /// For the fuzz target: whatever the text is, it is judged without a panic.
 #[doc(hidden)]
-pub fn judge_any(text: &str) -> Result<(), Refused> {
-    let (message, signature) = text.rsplit_once('.').ok_or(Refused::Form)?;
-    let (header, claims) = message.split_once('.').ok_or(Refused::Form)?;
-    let _signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refused::Form)?;
+pub fn judge_any(text: &str) -> Result<(), JwtError> {
+    let (message, signature) = text.rsplit_once('.').ok_or(JwtError::Form)?;
+    let (header, claims) = message.split_once('.').ok_or(JwtError::Form)?;
+    let _signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| JwtError::Form)?;
     let keys = Keys::none();
     let jwt = Jwt { config: JwtConfig::of_tests(), keys, uses: Uses::default() };
     let verified = part(header).and_then(|header| jwt.verify(&header, message.as_bytes(), b""));

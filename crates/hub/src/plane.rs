@@ -55,7 +55,7 @@ pub use takeover::Takeover;
 
 use config::Limits;
 use counts::Counters;
-use inbox::{Command, Inbox};
+use inbox::{Inbox, ShardCommand};
 use shard::Shard;
 use stream_id::Key;
 
@@ -124,7 +124,7 @@ struct Inner {
 /// Frames and ends of streams that are passed to the shards together. To wake a shard for each of
 /// them costs more than to write it.
 pub(crate) struct Batch {
-    by_shard: Vec<Vec<Command>>,
+    by_shard: Vec<Vec<ShardCommand>>,
 }
 
 /// Of one shard in a [`Batch`]: enough to share a wake-up, and few enough that the first of them does
@@ -139,7 +139,7 @@ impl Plane {
 
     /// As [`Plane::send`], once the batch is [submitted](Plane::submit).
     pub(crate) fn send_in(&self, batch: &mut Batch, id: StreamId, frame: Frame, receipt: Receipt) {
-        self.add(batch, id, Command::Send { key: id.key(), frame, receipt });
+        self.add(batch, id, ShardCommand::Send { key: id.key(), frame, receipt });
     }
 
     /// As [`Plane::close`], once the batch is [submitted](Plane::submit).
@@ -150,7 +150,7 @@ impl Plane {
         last: Option<Frame>,
         reason: CloseReason,
     ) {
-        self.add(batch, id, Command::Close { key: id.key(), last, reason });
+        self.add(batch, id, ShardCommand::Close { key: id.key(), last, reason });
     }
 
     /// Passes a batch to the shards, each its part in the order in which it was added, and empties it.
@@ -162,7 +162,7 @@ impl Plane {
         }
     }
 
-    fn add(&self, batch: &mut Batch, id: StreamId, command: Command) {
+    fn add(&self, batch: &mut Batch, id: StreamId, command: ShardCommand) {
         if let Some(commands) = batch.by_shard.get_mut(id.shard())
             && let Some(inbox) = self.inbox(id)
         {
@@ -235,7 +235,7 @@ impl Plane {
     /// If the stream was closed meanwhile with a last frame, that is still written; if it was
     /// released, the sink is dropped.
     pub fn attach(&self, id: StreamId, sink: Sink, framing: Framing, head: Bytes) {
-        self.push(id, Command::Attach { key: id.key(), sink, framing, head });
+        self.push(id, ShardCommand::Attach { key: id.key(), sink, framing, head });
     }
 
     /// Sends a frame, behind all that was sent before. For a closed stream there is no receipt.
@@ -263,7 +263,7 @@ impl Plane {
     /// Ends a stream: `last`, the end of the body and FIN go out behind what is unsent, within
     /// [`PlaneConfig::linger_ms`]. A stream that is closed already does not change.
     pub fn close(&self, id: StreamId, last: Option<Frame>, reason: CloseReason) {
-        self.push(id, Command::Close { key: id.key(), last, reason });
+        self.push(id, ShardCommand::Close { key: id.key(), last, reason });
     }
 
     /// Counters since the start, for metrics.
@@ -291,7 +291,7 @@ impl Plane {
     pub fn shutdown(&self, grace_ms: u64) {
         self.inner.stopping.store(true, Ordering::Release);
         for inbox in &self.inner.inboxes {
-            inbox.push(Command::Stop { grace_ms });
+            inbox.push(ShardCommand::Stop { grace_ms });
         }
         for thread in std::mem::take(&mut *self.threads()) {
             if thread.join().is_err() {
@@ -304,7 +304,7 @@ impl Plane {
     #[cfg(test)]
     pub(crate) fn panic(&self) {
         for inbox in &self.inner.inboxes {
-            inbox.push(Command::Panic);
+            inbox.push(ShardCommand::Panic);
         }
     }
 
@@ -312,7 +312,7 @@ impl Plane {
         self.inner.inboxes.get(id.shard()).map(|inbox| &**inbox)
     }
 
-    fn push(&self, id: StreamId, command: Command) {
+    fn push(&self, id: StreamId, command: ShardCommand) {
         if let Some(inbox) = self.inbox(id) {
             inbox.push(command);
         }
@@ -326,7 +326,7 @@ impl Plane {
 impl Drop for Inner {
     fn drop(&mut self) {
         for inbox in &self.inboxes {
-            inbox.push(Command::Stop { grace_ms: 0 });
+            inbox.push(ShardCommand::Stop { grace_ms: 0 });
         }
     }
 }

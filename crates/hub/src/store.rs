@@ -2,7 +2,7 @@
 //!
 //! The driver hands transactions over with [`Store::submit`] and lookups with [`Store::load`];
 //! neither blocks, and the outcome is reported to [`StoreEvents`], always from a thread of the
-//! store. The API's own reads are [`Reading`]s, answered by other threads. A store decides nothing:
+//! store. The API's own reads are [`ReadFuture`]s, answered by other threads. A store decides nothing:
 //! what the rows mean is in `bellwire-core`. Tables, fsync points and what is assumed of the disk
 //! are described in `docs/store.md`.
 //!
@@ -39,7 +39,7 @@ pub use sqlite::{OpenError, Options, SqliteStore, check_folder, has_admin_token}
 pub use visible::Visible;
 
 /// The pending result of a read. The read is queued when this is made, not when it is polled.
-pub type Reading<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+pub type ReadFuture<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
 
 /// A backend: it stores transactions and reads what they stored.
 ///
@@ -60,13 +60,13 @@ pub trait Store: Send + Sync + 'static {
     fn load(&self, load: Load);
 
     /// A command by its id.
-    fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<Command>>;
+    fn command(&self, id: CommandId, visible: Visible) -> ReadFuture<Option<Command>>;
 
     /// How long a device may be silent about a command that it has accepted; `None` when there is no such command.
-    fn run_timeout(&self, id: CommandId) -> Reading<Option<Duration>>;
+    fn run_timeout(&self, id: CommandId) -> ReadFuture<Option<Duration>>;
 
     /// Commands, newest first.
-    fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>>;
+    fn commands(&self, filter: CommandFilter, page: PageRequest) -> ReadFuture<Page<Command>>;
 
     /// Commands whose ids begin so, the last ids first, `limit` at most.
     fn commands_by_id(
@@ -74,7 +74,7 @@ pub trait Store: Send + Sync + 'static {
         prefix: CommandIdPrefix,
         limit: u32,
         visible: Visible,
-    ) -> Reading<Vec<Command>>;
+    ) -> ReadFuture<Vec<Command>>;
 
     /// The queued deliveries of a command by device name, with what they wait for; `None` when there is no such command.
     fn waits(
@@ -82,7 +82,7 @@ pub trait Store: Send + Sync + 'static {
         id: CommandId,
         page: PageRequest,
         visible: Visible,
-    ) -> Reading<Option<Page<StoredWait>>>;
+    ) -> ReadFuture<Option<Page<StoredWait>>>;
 
     /// The deliveries of a command by device name, or those in one state; `None` when there is no
     /// such command.
@@ -92,7 +92,7 @@ pub trait Store: Send + Sync + 'static {
         state: Option<DeliveryState>,
         page: PageRequest,
         visible: Visible,
-    ) -> Reading<Option<Page<Delivery>>>;
+    ) -> ReadFuture<Option<Page<Delivery>>>;
 
     /// A command, and a page of its deliveries by device name, after the given one, as of one moment.
     fn snapshot(
@@ -100,32 +100,32 @@ pub trait Store: Send + Sync + 'static {
         id: CommandId,
         after: Option<DeviceId>,
         visible: Visible,
-    ) -> Reading<Option<Snapshot>>;
+    ) -> ReadFuture<Option<Snapshot>>;
 
     /// A device by its name.
-    fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>>;
+    fn device(&self, id: DeviceId) -> ReadFuture<Option<StoredDevice>>;
 
     /// Several devices by their names, in the order given; `None` for one that is not known.
-    fn devices_named(&self, ids: Vec<DeviceId>) -> Reading<Vec<Option<StoredDevice>>>;
+    fn devices_named(&self, ids: Vec<DeviceId>) -> ReadFuture<Vec<Option<StoredDevice>>>;
 
     /// Devices in the order of the filter, after a place, `limit` at most; `rows_max` rows are looked at for them at most.
     fn devices(
         &self,
         filter: DeviceFilter,
-        after: Option<DevicePlace>,
+        after: Option<DevicePosition>,
         limit: u32,
         rows_max: u32,
-    ) -> Reading<DevicePlaces>;
+    ) -> ReadFuture<DevicePage>;
 
     /// Those of these devices that are there and fit, in the order given.
     fn devices_fitting(
         &self,
         filter: DeviceFilter,
         devices: Vec<DeviceId>,
-    ) -> Reading<Vec<DeviceId>>;
+    ) -> ReadFuture<Vec<DeviceId>>;
 
     /// Keys of labels in their order, with their values and how many devices have them.
-    fn labels(&self, page: PageRequest, visible: Visible) -> Reading<Page<LabelCounts>>;
+    fn labels(&self, page: PageRequest, visible: Visible) -> ReadFuture<Page<LabelCounts>>;
 
     /// The devices that a query finds after the given one, of `rows_max` that are looked at.
     fn found(
@@ -133,25 +133,26 @@ pub trait Store: Send + Sync + 'static {
         query: TargetQuery,
         after: Option<DeviceId>,
         rows_max: usize,
-    ) -> Reading<TargetPage>;
+    ) -> ReadFuture<TargetPage>;
 
     /// A token by its id, expired or not.
-    fn token(&self, id: TokenId) -> Reading<Option<StoredToken>>;
+    fn token(&self, id: TokenId) -> ReadFuture<Option<StoredToken>>;
 
     /// Tokens by id.
-    fn tokens(&self, page: PageRequest) -> Reading<Page<TokenRecord>>;
+    fn tokens(&self, page: PageRequest) -> ReadFuture<Page<TokenRecord>>;
 
     /// A schedule by its id.
-    fn schedule(&self, id: ScheduleId) -> Reading<Option<ScheduleRecord>>;
+    fn schedule(&self, id: ScheduleId) -> ReadFuture<Option<ScheduleRecord>>;
 
     /// A schedule by its name.
-    fn schedule_named(&self, name: String) -> Reading<Option<ScheduleRecord>>;
+    fn schedule_named(&self, name: String) -> ReadFuture<Option<ScheduleRecord>>;
 
     /// Schedules by id: those that a token made, or all.
-    fn schedules(&self, of: Option<TokenId>, page: PageRequest) -> Reading<Page<ScheduleRecord>>;
+    fn schedules(&self, of: Option<TokenId>, page: PageRequest)
+    -> ReadFuture<Page<ScheduleRecord>>;
 
     /// The audit log, newest first.
-    fn audit(&self, filter: AuditFilter, page: PageRequest) -> Reading<Page<AuditEntry>>;
+    fn audit(&self, filter: AuditFilter, page: PageRequest) -> ReadFuture<Page<AuditEntry>>;
 
     /// Entries of the audit log after a number, oldest first, of `limit` that are looked at; and the last of those.
     /// Without a number: none, and the last that there is.
@@ -160,7 +161,7 @@ pub trait Store: Send + Sync + 'static {
         filter: AuditFilter,
         after: Option<u64>,
         limit: u32,
-    ) -> Reading<(Vec<AuditEntry>, u64)>;
+    ) -> ReadFuture<(Vec<AuditEntry>, u64)>;
 
     /// Whether the store still takes transactions.
     ///
@@ -279,27 +280,27 @@ impl AuditFilter {
 
 /// Where a device is in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DevicePlace {
+pub struct DevicePosition {
     /// The device.
     pub device: DeviceId,
     /// What the list is sorted by: the last contact in milliseconds, -1 for none; the length of the queue; 0 by name.
     pub value: i64,
 }
 
-impl DevicePlace {
+impl DevicePosition {
     /// By last contact, the value of those that are online.
     pub const ONLINE: i64 = i64::MAX;
 }
 
 /// A part of a list of devices, without their rows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DevicePlaces {
+pub struct DevicePage {
     /// Those that fit.
-    pub found: Vec<DevicePlace>,
+    pub found: Vec<DevicePosition>,
     /// Rows that were looked at.
     pub looked_at: u32,
     /// The last that was looked at, when there may be more behind it.
-    pub next: Option<DevicePlace>,
+    pub next: Option<DevicePosition>,
 }
 
 /// Which part of a list to read.

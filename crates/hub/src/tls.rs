@@ -42,21 +42,21 @@ pub enum TlsError {
     /// permissions and content.
     #[error("cannot use {}: {source}", path.display())]
     File {
-        /// The file.
+        /// The file that is named in the settings.
         path: PathBuf,
-        /// Why.
+        /// What the system or the parser of PEM says of it.
         source: pem::Error,
     },
     /// There is no certificate in the file; the two files may be interchanged.
     #[error("{} holds no certificate", path.display())]
     NoCertificate {
-        /// The file.
+        /// The file that is named in the settings.
         path: PathBuf,
     },
     /// There is no key in the file; the two files may be interchanged.
     #[error("{} holds no private key", path.display())]
     NoKey {
-        /// Which.
+        /// The file that should have the key.
         path: PathBuf,
     },
     /// The key needs a passphrase, and a service has no one to ask for it.
@@ -66,7 +66,7 @@ pub enum TlsError {
         path = path.display()
     )]
     EncryptedKey {
-        /// Which.
+        /// The file that should have the key.
         path: PathBuf,
     },
     /// The key does not belong to the certificate, or its algorithm is not supported.
@@ -76,7 +76,7 @@ pub enum TlsError {
         cert: PathBuf,
         /// The key.
         key: PathBuf,
-        /// Why.
+        /// What rustls says of the pair.
         source: rustls::Error,
     },
     /// The certificate has expired, and clients refuse it.
@@ -88,15 +88,15 @@ pub enum TlsError {
     Expired {
         /// The chain.
         cert: PathBuf,
-        /// When.
+        /// The end of its validity.
         expired_at: Timestamp,
     },
     /// The authorities of clients, or their list of revoked certificates, cannot be used.
     #[error("cannot use {} for the certificates of clients: {reason}", path.display())]
     Authorities {
-        /// The file.
+        /// The file that is named in the settings.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with it, as a clause.
         reason: String,
     },
     /// The provider of cryptography does not fit rustls: a fault of this program.

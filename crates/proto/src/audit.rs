@@ -25,17 +25,17 @@ pub struct AuditEntry {
     pub id: u64,
     /// When, by the hub's wall clock; of several refusals, the first.
     pub at: Timestamp,
-    /// Who.
+    /// The caller.
     pub actor: Actor,
-    /// From where, without the port; `None` when it was done on the hub's own machine, in its data folder.
+    /// The address of the caller, without the port; `None` when it was done on the hub's own machine, in its data folder.
     pub address: Option<String>,
-    /// What: `send`, `cancel`, `token.create` …
+    /// What was done: `send`, `cancel`, `token.create` …
     pub verb: String,
-    /// Whom it concerned.
+    /// The device, command, token or schedule that it concerned.
     pub object: AuditObject,
     /// The HTTP status of the answer.
     pub status: u16,
-    /// Of a refusal: why.
+    /// Of a refusal: the code of its problem.
     pub code: Option<Code>,
     /// How many refusals of one caller, one address and one code within a minute this stands for; otherwise 1.
     pub count: u64,

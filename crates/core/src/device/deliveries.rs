@@ -73,7 +73,7 @@ struct Index {
 
 /// The keys of a delivery in the indexes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Keys {
+struct IndexKeys {
     queued: bool,
     ready: bool,
     sent: bool,
@@ -94,7 +94,7 @@ pub(crate) enum Head {
     Here(Seq),
 }
 
-impl Keys {
+impl IndexKeys {
     fn of(live: &Live) -> Self {
         let state = live.state();
         Self {
@@ -173,9 +173,9 @@ impl Deliveries {
     pub(crate) fn with<R>(&mut self, seq: Seq, change: impl FnOnce(&mut Live) -> R) -> Option<R> {
         let index = self.0.as_deref_mut()?;
         let live = index.live.get_mut(&seq)?;
-        let (before, clean, quiet) = (Keys::of(live), !live.dirty, !live.cancel_unsent);
+        let (before, clean, quiet) = (IndexKeys::of(live), !live.dirty, !live.cancel_unsent);
         let result = change(live);
-        let after = Keys::of(live);
+        let after = IndexKeys::of(live);
         if clean && live.dirty {
             index.dirty.push(seq);
         }
@@ -390,7 +390,7 @@ impl Deliveries {
 
 impl Index {
     fn insert(&mut self, live: Live) {
-        let (seq, keys) = (live.record.head.seq, Keys::of(&live));
+        let (seq, keys) = (live.record.head.seq, IndexKeys::of(&live));
         self.ids.insert(live.record.head.id, seq);
         self.live.insert(seq, Box::new(live));
         self.reindex(seq, None, Some(keys));
@@ -399,11 +399,11 @@ impl Index {
     fn remove(&mut self, seq: Seq) {
         if let Some(live) = self.live.remove(&seq) {
             self.ids.remove(&live.record.head.id);
-            self.reindex(seq, Some(Keys::of(&live)), None);
+            self.reindex(seq, Some(IndexKeys::of(&live)), None);
         }
     }
 
-    fn reindex(&mut self, seq: Seq, before: Option<Keys>, after: Option<Keys>) {
+    fn reindex(&mut self, seq: Seq, before: Option<IndexKeys>, after: Option<IndexKeys>) {
         fn moved<T: Ord>(set: &mut BTreeSet<T>, before: Option<T>, after: Option<T>) {
             if before == after {
                 return;
@@ -416,13 +416,17 @@ impl Index {
         if before == after {
             return;
         }
-        let at = |keys: Option<Keys>, is: fn(Keys) -> bool| keys.filter(|k| is(*k)).map(|_| seq);
+        let at = |keys: Option<IndexKeys>, is: fn(IndexKeys) -> bool| {
+            keys.filter(|k| is(*k)).map(|_| seq)
+        };
         moved(&mut self.ready, at(before, |k| k.ready), at(after, |k| k.ready));
         moved(&mut self.sent, at(before, |k| k.sent), at(after, |k| k.sent));
         moved(&mut self.cancelling, at(before, |k| k.cancelling), at(after, |k| k.cancelling));
-        let scheduled = |keys: Option<Keys>| keys.and_then(|k| k.scheduled).map(|time| (time, seq));
+        let scheduled =
+            |keys: Option<IndexKeys>| keys.and_then(|k| k.scheduled).map(|time| (time, seq));
         moved(&mut self.scheduled, scheduled(before), scheduled(after));
-        let deadline = |keys: Option<Keys>| keys.and_then(|k| k.deadline).map(|time| (time, seq));
+        let deadline =
+            |keys: Option<IndexKeys>| keys.and_then(|k| k.deadline).map(|time| (time, seq));
         moved(&mut self.deadlines, deadline(before), deadline(after));
         self.slots -= usize::from(before.is_some_and(|k| k.slot));
         self.slots += usize::from(after.is_some_and(|k| k.slot));

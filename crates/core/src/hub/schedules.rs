@@ -19,7 +19,7 @@ use crate::io::{Answer, Output, ScheduleOp, Send, Target};
 use crate::record::{
     AuditRecord, Change, IdempotencyKey, ScheduleRecord, TargetQuery, TokenRecord,
 };
-use crate::schedule::Decided;
+use crate::schedule::ScheduleDecision;
 use crate::time::Now;
 use crate::txn::TxnBuilder;
 
@@ -75,7 +75,8 @@ impl Hub {
             return false;
         }
         let calendar = self.ctx.config.calendar;
-        let Some(Decided { record, run }) = self.ctx.schedules.decide(calendar, now) else {
+        let Some(ScheduleDecision { record, run }) = self.ctx.schedules.decide(calendar, now)
+        else {
             return false;
         };
         self.put_schedule(record, now);

@@ -5,7 +5,7 @@ use bellwire_proto::{Code, Problem};
 use super::Hub;
 use crate::context::{KeyDecision, store_unavailable};
 use crate::device::{DeliveryOp, Op};
-use crate::idempotency::{KeyStep, Made};
+use crate::idempotency::{KeyStep, StoredSend};
 use crate::io::{Answer, NewSend, Output, Target};
 use crate::record::{IdempotencyKey, IdempotencyRecord, Load};
 use crate::time::Now;
@@ -79,7 +79,7 @@ impl Hub {
 
     /// Answers a send whose key was used before: for the command that was made then, if it is the
     /// same request.
-    fn send_again(&mut self, (request, send, _): NewSend, made: &Made, now: Now) {
+    fn send_again(&mut self, (request, send, _): NewSend, made: &StoredSend, now: Now) {
         // It changes nothing.
         self.ctx.audits.take(request);
         if send.idempotency.is_none_or(|(_, fingerprint)| fingerprint != made.fingerprint) {

@@ -7,7 +7,7 @@ use crate::calendar::every;
 
 const CALENDAR: Calendar = Calendar(every);
 
-fn entry(every_s: u64, decided_ms: u64) -> Entry {
+fn entry(every_s: u64, decided_ms: u64) -> ScheduleEntry {
     let plan = SchedulePlan {
         name: "n".to_owned(),
         cron: every_s.to_string(),
@@ -24,7 +24,7 @@ fn entry(every_s: u64, decided_ms: u64) -> Entry {
     };
     let id = ScheduleId::from_parts(1, [1; 10]);
     let record = ScheduleRecord::new(id, plan, None, Timestamp::from_unix_ms(decided_ms));
-    Entry::new(record)
+    ScheduleEntry::new(record)
 }
 
 #[test]

@@ -336,25 +336,25 @@ fn a_run_that_cannot_be_stored_is_tried_again_until_the_next_time() {
 fn a_pause_ends_the_tries_of_a_run_that_cannot_be_stored() {
     let mut harness = harness();
     let id = harness.make(|_| {});
-    harness.hub.store_full(Some("full"));
+    harness.hub.handle_store_full(Some("full"));
     harness.pass(62.0);
     let run = harness.row_of(id).run.expect("it is tried again");
     harness.schedule(ScheduleOp::Pause { id, paused: true }).unwrap();
     let expected = (Code::QueueFull.as_str(), 2);
     assert_eq!((harness.row_of(id).run, harness.skipped(id)), (None, expected));
-    harness.hub.store_full(None);
+    harness.hub.handle_store_full(None);
     harness.pass(3600.0);
     assert!(harness.all().is_empty() && harness.hub.footprint().runs == 0, "left out at {run}");
     // A change may pause it as well.
     harness.schedule(ScheduleOp::Pause { id, paused: false }).unwrap();
-    harness.hub.store_full(Some("full"));
+    harness.hub.handle_store_full(Some("full"));
     harness.pass(62.0);
     let ScheduleRecord { plan, version, .. } = harness.row_of(id).clone();
     let plan = Box::new(plan);
     harness.schedule(ScheduleOp::Change { id, plan, paused: true, version }).unwrap();
     assert!(harness.row_of(id).run.is_none(), "{:?}", harness.row_of(id));
     // Resumed, it is run at its next time.
-    harness.hub.store_full(None);
+    harness.hub.handle_store_full(None);
     harness.schedule(ScheduleOp::Pause { id, paused: false }).unwrap();
     harness.pass(60.0);
     assert_eq!(harness.all().len(), 1);
@@ -391,13 +391,13 @@ fn a_run_waits_while_the_store_has_no_space_and_is_made_when_there_is_some() {
         plan.target = ScheduleTarget::Devices(names.to_vec());
     };
     let [one, many] = [harness.make(|_| {}), harness.make(devices)];
-    harness.hub.store_full(Some("full"));
+    harness.hub.handle_store_full(Some("full"));
     harness.pass(90.0);
     assert!(harness.all().is_empty(), "there is no space");
     for id in [one, many] {
         assert!(harness.row_of(id).run.is_some() && harness.row_of(id).skipped.is_none());
     }
-    harness.hub.store_full(None);
+    harness.hub.handle_store_full(None);
     harness.pass(1.1);
     assert_eq!(harness.all().len(), 2, "both, a second after there is");
     assert!(harness.row_of(one).run.is_none() && harness.row_of(many).run.is_none());
@@ -413,11 +413,11 @@ fn a_clock_that_is_set_back_revives_no_token_that_a_schedule_acts_as() {
     let id = harness.make_as(Some(token(1)), |_| {});
     let other = harness.make_as(Some(token(2)), |_| {});
     // Their first run is decided while both work, and cannot be stored until one has expired.
-    harness.hub.store_full(Some("full"));
+    harness.hub.handle_store_full(Some("full"));
     harness.pass(89.5);
     harness.step_wall_clock(-20);
     harness.pass(1.0);
-    harness.hub.store_full(None);
+    harness.hub.handle_store_full(None);
     harness.pass(1.1);
     assert!(harness.row_of(other).last.is_some() && !harness.row_of(other).paused);
     let row = harness.row_of(id);

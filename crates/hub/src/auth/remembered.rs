@@ -2,7 +2,7 @@
 //!
 //! Bounded: what was not used for a while is forgotten. A device's token is remembered by no more than a request of a device needs
 //! (80 bytes), because a fleet has as many of them as devices; what else has a token (admins, operators, JWTs) is shared with
-//! its requests. There are several parts with a lock each, which is held for one look at one of them.
+//! its requests. There are several stripes with a lock each, which is held for one look at one of them.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -14,19 +14,19 @@ use bellwire_proto::{DeviceId, Role, Timestamp, TokenId};
 
 use super::grant::Grant;
 
-const PARTS: usize = 16;
+const STRIPES: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
-    parts: [Mutex<Part>; PARTS],
-    /// Nobody who presents tokens can choose those that meet in a part.
+    stripes: [Mutex<Stripe>; STRIPES],
+    /// Seeded anew at each start, so that no client can choose tokens that share a stripe.
     hasher: RandomState,
     /// Rises before and after each change of a token is carried out here.
     changes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Part {
+struct Stripe {
     devices: Generations<DeviceGrant>,
     others: Generations<Arc<Grant>>,
 }
@@ -48,7 +48,7 @@ struct Generations<V> {
     old: HashMap<TokenId, V>,
 }
 
-/// At which change something was read: as long as it is the latest, that is as it was read.
+/// How many changes had been carried out when a token was read: what was read is current while there is no later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AsOf(u64);
 
@@ -60,18 +60,18 @@ impl Remembered {
 
     /// What is remembered of a token.
     pub(super) fn find(&self, id: TokenId) -> Option<Arc<Grant>> {
-        let mut part = self.part(id);
-        if let Some(device) = part.devices.find(id, DEVICE_TOKENS_REMEMBERED_MAX) {
+        let mut stripe = self.stripe(id);
+        if let Some(device) = stripe.devices.find(id, DEVICE_TOKENS_REMEMBERED_MAX) {
             let grant = device.to_grant(id);
-            drop(part);
+            drop(stripe);
             return Some(Arc::new(grant));
         }
-        part.others.find(id, TOKENS_REMEMBERED_MAX).cloned()
+        stripe.others.find(id, TOKENS_REMEMBERED_MAX).cloned()
     }
 
     /// Remembers what was read after `read`, unless something has changed since.
     pub(super) fn add(&self, grant: &Arc<Grant>, read: AsOf) {
-        let mut part = self.part(grant.id);
+        let mut stripe = self.stripe(grant.id);
         // Under the lock: a change that is not counted yet forgets it afterwards.
         if self.latest() != read {
             return;
@@ -81,15 +81,15 @@ impl Remembered {
             (Role::Device(_), None) if grant.pending => {}
             (Role::Device(device), None) => {
                 let device = DeviceGrant::of(grant, device.clone());
-                part.devices.add(grant.id, device, DEVICE_TOKENS_REMEMBERED_MAX);
+                stripe.devices.add(grant.id, device, DEVICE_TOKENS_REMEMBERED_MAX);
             }
-            _ => part.others.add(grant.id, grant.clone(), TOKENS_REMEMBERED_MAX),
+            _ => stripe.others.add(grant.id, grant.clone(), TOKENS_REMEMBERED_MAX),
         }
     }
 
     /// Its use in this minute was noted.
     pub(super) fn used(&self, id: TokenId, minute: u64) {
-        if let Some(device) = self.part(id).devices.find(id, DEVICE_TOKENS_REMEMBERED_MAX) {
+        if let Some(device) = self.stripe(id).devices.find(id, DEVICE_TOKENS_REMEMBERED_MAX) {
             device.used_minute = minute;
         }
     }
@@ -105,28 +105,28 @@ impl Remembered {
     }
 
     pub(super) fn forget(&self, token: TokenId) {
-        let mut part = self.part(token);
-        part.devices.forget(token);
-        part.others.forget(token);
+        let mut stripe = self.stripe(token);
+        stripe.devices.forget(token);
+        stripe.others.forget(token);
     }
 
     pub(super) fn forget_device(&self, device: &DeviceId) {
-        for part in &self.parts {
-            let mut part = lock(part);
-            part.devices.retain(|remembered| remembered.device != *device);
-            part.others.retain(|grant| grant.role.device() != Some(device));
+        for stripe in &self.stripes {
+            let mut stripe = lock(stripe);
+            stripe.devices.retain(|remembered| remembered.device != *device);
+            stripe.others.retain(|grant| grant.role.device() != Some(device));
         }
     }
 
-    fn part(&self, id: TokenId) -> MutexGuard<'_, Part> {
-        let at = self.hasher.hash_one(id) as usize % PARTS;
-        lock(self.parts.get(at).unwrap_or(&self.parts[0]))
+    fn stripe(&self, id: TokenId) -> MutexGuard<'_, Stripe> {
+        let at = self.hasher.hash_one(id) as usize % STRIPES;
+        lock(self.stripes.get(at).unwrap_or(&self.stripes[0]))
     }
 }
 
-fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
+fn lock(stripe: &Mutex<Stripe>) -> MutexGuard<'_, Stripe> {
     // Nothing panics while it is held.
-    part.lock().unwrap_or_else(PoisonError::into_inner)
+    stripe.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl DeviceGrant {
@@ -153,7 +153,7 @@ impl<V> Default for Generations<V> {
 }
 
 impl<V> Generations<V> {
-    /// Of `all_max` in all parts.
+    /// Of `all_max` in all stripes.
     fn find(&mut self, id: TokenId, all_max: usize) -> Option<&mut V> {
         if !self.young.contains_key(&id) {
             let found = self.old.remove(&id)?;
@@ -163,7 +163,7 @@ impl<V> Generations<V> {
     }
 
     fn add(&mut self, id: TokenId, value: V, all_max: usize) {
-        if self.young.len() >= all_max / PARTS / 2 {
+        if self.young.len() >= all_max / STRIPES / 2 {
             // The older ones are forgotten, and their memory is used again.
             std::mem::swap(&mut self.young, &mut self.old);
             self.young.clear();
@@ -194,11 +194,11 @@ mod tests {
 
     /// How many are remembered.
     fn len(remembered: &Remembered) -> usize {
-        let of = |part| {
-            let part = lock(part);
-            part.devices.len() + part.others.len()
+        let of = |stripe| {
+            let stripe = lock(stripe);
+            stripe.devices.len() + stripe.others.len()
         };
-        remembered.parts.iter().map(of).sum()
+        remembered.stripes.iter().map(of).sum()
     }
 
     #[test]

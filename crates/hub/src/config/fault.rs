@@ -9,14 +9,14 @@ use bellwire_proto::similar;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<Fault>);
 
-/// The layer that a value came from.
+/// The layer of settings that a value came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// The file.
+pub enum SettingLayer {
+    /// The configuration file; flags and variables win over it.
     File,
-    /// A variable.
+    /// A variable `BELLWIRE_…` of the environment; wins over the file.
     Environment,
-    /// A flag.
+    /// A flag of the command line; wins over both.
     Flag,
 }
 
@@ -34,14 +34,14 @@ pub enum Fault {
     /// No setting has this key; remove it or correct its spelling.
     UnknownKey {
         /// The layer.
-        origin: Origin,
+        origin: SettingLayer,
         /// The key, as in the file.
         key: String,
     },
     /// The setting does not allow this value; use one of those allowed.
     Value {
         /// The layer.
-        origin: Origin,
+        origin: SettingLayer,
         /// The key, as in the file.
         key: String,
         /// The value as text.
@@ -132,7 +132,7 @@ impl fmt::Display for Fault {
     }
 }
 
-impl Origin {
+impl SettingLayer {
     /// A key as it is written in this layer.
     fn name(self, key: &str) -> String {
         match self {

@@ -46,7 +46,7 @@ pub(super) fn to_toml(config: &Config) -> String {
 }
 
 /// A table that is being read.
-struct Reading<'a> {
+struct TableParser<'a> {
     table: &'static str,
     number: usize,
     members: Table,
@@ -59,7 +59,7 @@ fn each<T>(
     value: &Value,
     table: &'static str,
     faults: &mut Vec<Fault>,
-    read: fn(&mut Reading<'_>) -> Option<T>,
+    read: fn(&mut TableParser<'_>) -> Option<T>,
 ) -> Vec<T> {
     let tables = match value {
         Value::Array(tables) => tables.clone(),
@@ -76,7 +76,7 @@ fn each<T>(
                 return None;
             }
         };
-        let mut reading = Reading { table, number, members, known: Vec::new(), faults };
+        let mut reading = TableParser { table, number, members, known: Vec::new(), faults };
         let made = read(&mut reading);
         reading.refuse_others();
         made
@@ -84,7 +84,7 @@ fn each<T>(
     tables.into_iter().enumerate().filter_map(read).collect()
 }
 
-impl Reading<'_> {
+impl TableParser<'_> {
     /// A member's value, if it is there and `parse` accepts its text.
     fn member<T>(
         &mut self,
@@ -122,7 +122,7 @@ impl Reading<'_> {
     }
 }
 
-fn listener(table: &mut Reading<'_>) -> Option<ListenerConfig> {
+fn listener(table: &mut TableParser<'_>) -> Option<ListenerConfig> {
     let faults = table.faults.len();
     let address =
         "an address with a port, as in 127.0.0.1:8888, http://0.0.0.0 or https://[::]:443";
@@ -170,7 +170,7 @@ fn listener(table: &mut Reading<'_>) -> Option<ListenerConfig> {
     Some(listener)
 }
 
-fn client_certificates(table: &mut Reading<'_>) -> Option<ClientCertificates> {
+fn client_certificates(table: &mut TableParser<'_>) -> Option<ClientCertificates> {
     let file = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
     let authorities = table.member("client_ca", "a PEM file with authorities", file);
     let required = table.flag("client_ca_required");
@@ -204,7 +204,7 @@ fn client_certificates(table: &mut Reading<'_>) -> Option<ClientCertificates> {
     })
 }
 
-fn client_rule(table: &mut Reading<'_>) -> Option<ClientRule> {
+fn client_rule(table: &mut TableParser<'_>) -> Option<ClientRule> {
     let faults = table.faults.len();
     let names =
         "uri:, dns: or cn: with a name, in which one * may be, as in uri:urn:example:device:*";
@@ -288,7 +288,7 @@ fn listener_to_toml(listener: &ListenerConfig) -> String {
     format!("\n[[listener]]\n{}\n{rules}", lines.join("\n"))
 }
 
-fn acme(table: &mut Reading<'_>) -> Option<AcmeConfig> {
+fn acme(table: &mut TableParser<'_>) -> Option<AcmeConfig> {
     if table.number > 1 {
         table.fault(None, "one is all that there can be: name all domains in it".to_owned());
     }
@@ -326,7 +326,7 @@ fn acme_to_toml(acme: &AcmeConfig) -> String {
     format!("\n[acme]\n{}\n", lines.join("\n"))
 }
 
-fn certificate(table: &mut Reading<'_>) -> Option<TlsFiles> {
+fn certificate(table: &mut TableParser<'_>) -> Option<TlsFiles> {
     let file = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
     let faults = table.faults.len();
     let cert = table.member("cert", "a PEM file with the certificate chain", file);

@@ -1,4 +1,4 @@
-//! For whom a driver acts, and what the audit log says of it. How refusals are counted is in `audit.rs` of the crate.
+//! On whose behalf a driver acts, and what the audit log says of it. How refusals are counted is in `audit.rs` of the crate.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,43 +14,43 @@ use super::runtime::Runtime;
 use crate::auth::Grant;
 use crate::driver::Readiness;
 
-/// For whom a request is carried out.
+/// Who requests something, and whether the audit log has it.
 #[derive(Debug)]
-pub(crate) struct By {
-    who: Who,
+pub(crate) struct AuditContext {
+    principal: Principal,
     address: Option<IpAddr>,
     /// The core was given an entry of it.
     recorded: AtomicBool,
 }
 
 /// A stream that follows the audit log, as long as this lives.
-pub(crate) struct Follower {
+pub(crate) struct AuditFollower {
     runtime: Arc<Runtime>,
-    looks: watch::Receiver<u64>,
+    changed: watch::Receiver<u64>,
 }
 
 /// A caller, from whom the audit log's name is made when there is something to write: most requests have no entry.
 #[derive(Debug)]
-pub(crate) enum Who {
-    /// Nobody whose credential works.
-    Nobody,
-    /// The holder of a token.
-    Holder(Arc<Grant>),
-    /// Anybody else.
+pub(crate) enum Principal {
+    /// No credential, or one that does not work.
+    Unauthenticated,
+    /// The holder of this token.
+    Token(Arc<Grant>),
+    /// A caller that the log calls so, without a token of the hub.
     Named(Arc<Actor>),
 }
 
-impl By {
-    pub(crate) fn new(who: Who, address: Option<IpAddr>) -> Self {
-        Self { who, address, recorded: AtomicBool::new(false) }
+impl AuditContext {
+    pub(crate) fn new(principal: Principal, address: Option<IpAddr>) -> Self {
+        Self { principal, address, recorded: AtomicBool::new(false) }
     }
 }
 
-impl Who {
+impl Principal {
     fn actor(&self) -> Arc<Actor> {
         match self {
-            Self::Nobody => Arc::default(),
-            Self::Holder(grant) => grant.actor(),
+            Self::Unauthenticated => Arc::default(),
+            Self::Token(grant) => grant.actor(),
             Self::Named(actor) => actor.clone(),
         }
     }
@@ -58,8 +58,8 @@ impl Who {
 
 impl Driver {
     /// The same hub, for a caller.
-    pub(crate) fn acting_for(&self, by: Arc<By>) -> Self {
-        Self { by: Some(by), ..self.clone() }
+    pub(crate) fn acting_for(&self, context: Arc<AuditContext>) -> Self {
+        Self { audit_context: Some(context), ..self.clone() }
     }
 
     /// The entry of something that is about to be done.
@@ -69,14 +69,14 @@ impl Driver {
         object: AuditObject,
         status: u16,
     ) -> AuditRecord {
-        let by = self.by.as_deref();
-        if let Some(by) = by {
-            by.recorded.store(true, Ordering::Relaxed);
+        let context = self.audit_context.as_deref();
+        if let Some(context) = context {
+            context.recorded.store(true, Ordering::Relaxed);
         }
         AuditRecord {
             at: self.now(),
-            actor: by.map(|by| by.who.actor()).unwrap_or_default(),
-            address: by.and_then(|by| by.address),
+            actor: context.map(|context| context.principal.actor()).unwrap_or_default(),
+            address: context.and_then(|context| context.address),
             verb,
             object,
             status,
@@ -108,14 +108,14 @@ impl Driver {
 
     /// A request was answered that changes nothing: it has no entry.
     pub(crate) fn changes_nothing(&self) {
-        if let Some(by) = self.by.as_deref() {
-            by.recorded.store(true, Ordering::Relaxed);
+        if let Some(context) = self.audit_context.as_deref() {
+            context.recorded.store(true, Ordering::Relaxed);
         }
     }
 
     /// Whether the core was given an entry of the request that this acts for.
     pub(crate) fn is_recorded(&self) -> bool {
-        self.by.as_ref().is_some_and(|by| by.recorded.load(Ordering::Relaxed))
+        self.audit_context.as_ref().is_some_and(|context| context.recorded.load(Ordering::Relaxed))
     }
 
     /// A request was carried out, of which the core has no entry.
@@ -145,7 +145,7 @@ impl Driver {
     ///
     /// # Errors
     /// `rate_limited` when there are as many as may be, `draining`.
-    pub(crate) fn follow_audit(&self) -> Result<Follower, Problem> {
+    pub(crate) fn follow_audit(&self) -> Result<AuditFollower, Problem> {
         if self.readiness() == Readiness::Draining {
             return Err(Problem::draining());
         }
@@ -154,19 +154,19 @@ impl Driver {
                 "as many streams follow the audit log as may; close one, or read it page by page";
             return Err(Problem::new(Code::RateLimited, detail));
         }
-        Ok(Follower { runtime: self.runtime.clone(), looks: self.runtime.audit.looks() })
+        Ok(AuditFollower { runtime: self.runtime.clone(), changed: self.runtime.audit.changed() })
     }
 }
 
-impl Follower {
+impl AuditFollower {
     /// Waits until there may be something new.
     pub(crate) async fn look(&mut self) {
         // An error: the hub is gone, which the next look finds.
-        let _gone = self.looks.changed().await;
+        let _gone = self.changed.changed().await;
     }
 }
 
-impl Drop for Follower {
+impl Drop for AuditFollower {
     fn drop(&mut self) {
         self.runtime.audit.end_following();
     }

@@ -7,14 +7,14 @@ use bellwire_core::Answer;
 use bellwire_proto::Problem;
 use tokio::sync::oneshot;
 
-use super::runtime::Waiting;
+use super::runtime::PendingRequest;
 use crate::internal;
 
 /// The one reply to a request, which was passed to the core when this was made. Dropped, it gives the reply up and takes nothing
 /// back.
 #[must_use = "the reply says whether it was done"]
 pub(super) enum Reply<'a> {
-    Waits(Waiting<'a>, oneshot::Receiver<Answer>),
+    Waits(PendingRequest<'a>, oneshot::Receiver<Answer>),
     /// It never reached the core. `None` once that was returned.
     Refused(Option<Problem>),
 }

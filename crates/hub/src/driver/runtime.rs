@@ -50,7 +50,7 @@ const REPORTS_PER_LOCK: usize = 16;
 /// What every handle of a hub shares.
 pub(super) struct Runtime {
     core: Mutex<Core>,
-    effects: Effects<Effect>,
+    effects: Effects<CoreEffect>,
     /// A call of the core or an effect has panicked, see [`Runtime::with_core`].
     panicked: AtomicBool,
     pub(super) labels: LabelLocks,
@@ -96,7 +96,7 @@ pub(super) struct Core {
 }
 
 /// An output of the core that is yet to be carried out.
-enum Effect {
+enum CoreEffect {
     Persist(Txn),
     Load(Load),
     Send {
@@ -116,7 +116,7 @@ enum Effect {
 }
 
 /// A request that waits for its reply. Dropped before that, it notifies the core that no client waits.
-pub(super) struct Waiting<'a> {
+pub(super) struct PendingRequest<'a> {
     runtime: &'a Runtime,
     request: Option<RequestId>,
 }
@@ -231,7 +231,7 @@ impl Runtime {
     /// One call under the lock. True when the caller has to carry out.
     fn call<T>(&self, act: impl FnOnce(&mut Core, Now) -> T) -> Option<(T, bool)> {
         let mut core = self.lock()?;
-        core.hub.store_full(self.store.full());
+        core.hub.handle_store_full(self.store.full());
         let result = act(&mut core, self.clock.now());
         let carries_out = self.effects.append(std::iter::from_fn(|| core.next_effect()));
         let due = core.hub.poll_timeout();
@@ -253,7 +253,7 @@ impl Runtime {
         reply: oneshot::Sender<Answer>,
         removes: Option<StoredDevice>,
         call: impl FnOnce(&mut Hub, RequestId, Now),
-    ) -> Result<Waiting<'_>, Problem> {
+    ) -> Result<PendingRequest<'_>, Problem> {
         let request = self.with_core(|core, now| {
             core.last_request += 1;
             let request = RequestId(core.last_request);
@@ -263,7 +263,7 @@ impl Runtime {
             request
         });
         match request {
-            Some(request) => Ok(Waiting { runtime: self, request: Some(request) }),
+            Some(request) => Ok(PendingRequest { runtime: self, request: Some(request) }),
             None => Err(internal::panicked()),
         }
     }
@@ -359,29 +359,29 @@ impl Runtime {
         });
     }
 
-    fn carry_out_one(&self, effect: Effect, batch: &mut Batch, frames: &mut DeviceFrames) {
+    fn carry_out_one(&self, effect: CoreEffect, batch: &mut Batch, frames: &mut DeviceFrames) {
         match effect {
-            Effect::Persist(txn) => {
+            CoreEffect::Persist(txn) => {
                 self.metrics.submits(&txn);
                 self.store.submit(txn);
             }
-            Effect::Load(load) => self.store.load(load),
-            Effect::Send { stream, frame, receipt } => {
+            CoreEffect::Load(load) => self.store.load(load),
+            CoreEffect::Send { stream, frame, receipt } => {
                 self.plane.send_in(batch, stream, frames.frame(frame), receipt);
             }
-            Effect::Close { stream, bye } => {
+            CoreEffect::Close { stream, bye } => {
                 let (last, reason) = (frames::bye(&bye), reason_of(bye.reason));
                 self.plane.close_in(batch, stream, Some(last), reason);
             }
-            Effect::Access(change) => {
+            CoreEffect::Access(change) => {
                 self.auth.changed(&change);
                 self.feed.access_changed(&change);
                 self.audit.wake();
             }
             // The client may have disconnected: then the answer is dropped.
-            Effect::Reply(waiting, answer) => drop(waiting.send(answer)),
-            Effect::Report(event) => self.feed.report(event),
-            Effect::Barrier(passed) => {
+            CoreEffect::Reply(waiting, answer) => drop(waiting.send(answer)),
+            CoreEffect::Report(event) => self.feed.report(event),
+            CoreEffect::Barrier(passed) => {
                 self.plane.submit(batch);
                 let _ = passed.send(());
             }
@@ -412,32 +412,33 @@ impl Runtime {
 }
 
 impl Core {
-    fn next_effect(&mut self) -> Option<Effect> {
+    fn next_effect(&mut self) -> Option<CoreEffect> {
         while let Some(output) = self.hub.poll_output() {
             let effect = match output {
-                Output::Persist(txn) => Some(Effect::Persist(txn)),
-                Output::Load(load) => Some(Effect::Load(load)),
-                Output::Send { session, frame, notify_on } => stream_of(session)
-                    .map(|stream| Effect::Send { stream, frame, receipt: receipt_of(notify_on) }),
+                Output::Persist(txn) => Some(CoreEffect::Persist(txn)),
+                Output::Load(load) => Some(CoreEffect::Load(load)),
+                Output::Send { session, frame, notify_on } => stream_of(session).map(|stream| {
+                    CoreEffect::Send { stream, frame, receipt: receipt_of(notify_on) }
+                }),
                 Output::Close { session, bye } => {
-                    stream_of(session).map(|stream| Effect::Close { stream, bye })
+                    stream_of(session).map(|stream| CoreEffect::Close { stream, bye })
                 }
-                Output::Access(change) => Some(Effect::Access(change)),
+                Output::Access(change) => Some(CoreEffect::Access(change)),
                 Output::Reply(request, answer) => {
                     self.removing.remove(&request);
                     let waiting = self.waiting.remove(&request);
-                    waiting.map(|waiting| Effect::Reply(waiting, answer))
+                    waiting.map(|waiting| CoreEffect::Reply(waiting, answer))
                 }
                 Output::Notify(event) => {
                     let removed = self.row_removed_by(&event);
-                    Some(Effect::Report(FeedEvent { event, removed }))
+                    Some(CoreEffect::Report(FeedEvent { event, removed }))
                 }
             };
             if effect.is_some() {
                 return effect;
             }
         }
-        self.barriers.pop_front().map(Effect::Barrier)
+        self.barriers.pop_front().map(CoreEffect::Barrier)
     }
 
     /// The row of the device whose removal this reports. The core replies to the removal after it.
@@ -460,14 +461,14 @@ impl Drop for Runtime {
     }
 }
 
-impl Waiting<'_> {
+impl PendingRequest<'_> {
     /// The reply is here.
     pub(super) fn is_answered(&mut self) {
         self.request = None;
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for PendingRequest<'_> {
     fn drop(&mut self) {
         let Some(request) = self.request else { return };
         self.runtime.with_core(|core, now| {

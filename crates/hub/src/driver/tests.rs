@@ -292,7 +292,7 @@ async fn a_cancel_of_a_part_is_carried_out_without_its_client() {
     send.target = bellwire_core::Target::Devices(devices);
     let command = driver.send_to_many(send, Visible::all()).await.unwrap().id;
     let visible = Visible::by(Some("site=lyon".parse().unwrap()));
-    let cancels: BoxFuture<'_, _> = Box::pin(driver.cancel_part(command, false, visible));
+    let cancels: BoxFuture<'_, _> = Box::pin(driver.cancel_visible(command, false, visible));
     assert!(cancels.now_or_never().is_none());
     soon("the end of the command", async {
         while !driver.command(command, Visible::all()).await.unwrap().done {}

@@ -30,7 +30,7 @@ impl Feed {
         let mut first = Some(first);
         // Again when so much changed meanwhile that the mailbox overflowed.
         loop {
-            mailbox.written.missed.store(false, Ordering::Release);
+            mailbox.signals.missed.store(false, Ordering::Release);
             let sent = self.send_snapshot(&mailbox, &mut progress, command.id, first.take()).await;
             let Some(total) = sent else { return };
             match self.send_changes(&mut mailbox, &mut progress, total).await {
@@ -40,7 +40,7 @@ impl Feed {
             }
         }
         // Its present state, and never before its last change.
-        match self.store.command(command.id, mailbox.part.visible.clone()).await {
+        match self.store.command(command.id, mailbox.scope.visible.clone()).await {
             Ok(now) => {
                 let last = frames::done(&now.unwrap_or(command));
                 // Waited for, since a slow reader may take longer than a closed stream lingers.
@@ -72,8 +72,8 @@ impl Feed {
             let snapshot = match page.take() {
                 Some(snapshot) => Ok(Some(snapshot)),
                 None => {
-                    let visible = mailbox.part.visible.clone();
-                    mailbox.part.begin_page();
+                    let visible = mailbox.scope.visible.clone();
+                    mailbox.scope.begin_page();
                     self.store.snapshot(command, after.take(), visible).await
                 }
             };
@@ -83,7 +83,7 @@ impl Feed {
             };
             let total = *total.get_or_insert(snapshot.command.total);
             let devices = snapshot.deliveries.iter().map(|(delivery, _)| &delivery.device);
-            if mailbox.part.show(devices).is_err() || !progress.holds(total) {
+            if mailbox.scope.show(devices).is_err() || !progress.holds(total) {
                 self.end_watcher(mailbox.stream, command);
                 return None;
             }
@@ -112,7 +112,7 @@ impl Feed {
         total: u64,
     ) -> Option<bool> {
         // One with a scope does not see from a change alone whether a delivery that comes into being is of its part.
-        let lacks_some = mailbox.part.lacks_some_of(total);
+        let lacks_some = mailbox.scope.lacks_some_of(total);
         let again_at = Instant::now() + LOOK_AGAIN_AFTER;
         while progress.ended() < total {
             if lacks_some && again_at <= Instant::now() {
@@ -121,18 +121,18 @@ impl Feed {
             let change = match mailbox.changes.try_recv() {
                 Ok(change) => change,
                 Err(mpsc::error::TryRecvError::Empty) => {
-                    if mailbox.written.missed.load(Ordering::Acquire) {
+                    if mailbox.signals.missed.load(Ordering::Acquire) {
                         return Some(false);
                     }
                     tokio::select! {
                         change = mailbox.changes.recv() => change?,
-                        () = mailbox.written.misses.notified() => continue,
+                        () = mailbox.signals.misses.notified() => continue,
                         () = tokio::time::sleep_until(again_at), if lacks_some => continue,
                     }
                 }
                 Err(mpsc::error::TryRecvError::Disconnected) => return None,
             };
-            if mailbox.part.shows(&change.device)
+            if mailbox.scope.shows(&change.device)
                 && progress.take(&change.device, change.version, change.ended)
                 && !self.send_paced(mailbox, progress, change.frame).await
             {
@@ -156,7 +156,7 @@ impl Feed {
     /// False when the stream is closed.
     async fn send_and_wait(&self, mailbox: &Mailbox, frame: Frame) -> bool {
         self.plane.send(mailbox.stream, frame, Receipt::Written(0));
-        mailbox.written.settled.notified().await;
-        !mailbox.written.closed.load(Ordering::Acquire)
+        mailbox.signals.settled.notified().await;
+        !mailbox.signals.closed.load(Ordering::Acquire)
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Memory {
 }
 
 /// A part of the memory, until it is dropped.
-struct Held {
+struct MemoryReservation {
     memory: Arc<Memory>,
     bytes: usize,
 }
@@ -31,7 +31,7 @@ struct Held {
 /// The devices of one command, numbered as its watchers met them: all who see everything share them.
 pub(super) struct Names {
     numbers: Mutex<HashMap<DeviceId, usize>>,
-    _held: Held,
+    _held: MemoryReservation,
 }
 
 /// What one watcher has been sent.
@@ -42,7 +42,7 @@ pub(crate) struct Progress {
     ended: u64,
     /// Bytes sent since its reader was last waited for.
     unpaced_bytes: usize,
-    _held: Held,
+    _held: MemoryReservation,
 }
 
 impl Memory {
@@ -63,12 +63,12 @@ impl Memory {
         Ok(Progress { names, sent, ended: 0, unpaced_bytes: 0, _held: held })
     }
 
-    fn hold(self: &Arc<Self>, total: u64, each: usize) -> Result<Held, Problem> {
+    fn hold(self: &Arc<Self>, total: u64, each: usize) -> Result<MemoryReservation, Problem> {
         let total = usize::try_from(total).unwrap_or(usize::MAX);
         let bytes = total.saturating_mul(each);
         let hold = |held: usize| held.checked_add(bytes).filter(|held| *held <= WATCHER_BYTES_MAX);
         match self.held_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, hold) {
-            Ok(_) => Ok(Held { memory: self.clone(), bytes }),
+            Ok(_) => Ok(MemoryReservation { memory: self.clone(), bytes }),
             Err(_) => Err(Problem::new(
                 Code::RateLimited,
                 "the hub has as many watchers of commands to many devices as it has memory for; try \
@@ -78,7 +78,7 @@ impl Memory {
     }
 }
 
-impl Drop for Held {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.memory.held_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
     }

@@ -28,16 +28,16 @@ pub(crate) struct Reader {
     pub(crate) token: Option<TokenUse>,
 }
 
-/// The part of a command that a watcher sees.
+/// The devices of a command that a watcher may see.
 #[derive(Debug, Default)]
-pub(crate) struct Part {
+pub(crate) struct WatchedScope {
     pub(super) visible: Visible,
-    shown: Mutex<Shown>,
+    shown: Mutex<SentDevices>,
 }
 
 /// What a watcher with a scope was shown; not filled for one who sees everything.
 #[derive(Debug, Default)]
-struct Shown {
+struct SentDevices {
     devices: HashSet<DeviceId>,
     /// Whether a page of a snapshot is being read, and the devices that changed since that began: the page may show them
     /// as they were before.
@@ -51,10 +51,10 @@ struct Shown {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OutOfDate;
 
-impl Part {
+impl WatchedScope {
     /// The first page of its snapshot is read from here on.
     pub(super) fn of(visible: Visible) -> Self {
-        Self { visible, shown: Mutex::new(Shown { reading: true, ..Shown::default() }) }
+        Self { visible, shown: Mutex::new(SentDevices { reading: true, ..SentDevices::default() }) }
     }
 
     /// A page of its snapshot is about to be read.
@@ -111,7 +111,7 @@ impl Part {
         shown.devices.contains(device)
     }
 
-    fn shown(&self) -> MutexGuard<'_, Shown> {
+    fn shown(&self) -> MutexGuard<'_, SentDevices> {
         // Nothing panics while it is held.
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,7 +175,7 @@ impl State {
     fn watchers_shown(&self, device: &DeviceId) -> Vec<(StreamId, Role)> {
         let mut shown = Vec::new();
         for (command, watchers) in &self.watchers {
-            let of = watchers.iter().filter(|watcher| watcher.part.device_changed(device));
+            let of = watchers.iter().filter(|watcher| watcher.scope.device_changed(device));
             shown.extend(of.map(|watcher| (watcher.stream, Role::Watcher(*command))));
         }
         shown

@@ -10,7 +10,7 @@ use tokio::sync::{Notify as Wake, mpsc};
 
 use super::DeliveryChange;
 use super::progress::Names;
-use super::readers::{Part, Reader};
+use super::readers::{Reader, WatchedScope};
 use crate::frames;
 use crate::plane::{CloseReason, Plane, StreamEvent, StreamId};
 use crate::store::Visible;
@@ -39,8 +39,8 @@ pub(super) enum Role {
 pub(super) struct Watcher {
     pub(super) stream: StreamId,
     pub(super) changes: mpsc::Sender<DeliveryChange>,
-    pub(super) written: Arc<Written>,
-    pub(super) part: Arc<Part>,
+    pub(super) signals: Arc<MailboxSignals>,
+    pub(super) scope: Arc<WatchedScope>,
 }
 
 /// The changes for one watcher, until its stream is closed. Dropped before that, it closes the stream.
@@ -48,22 +48,24 @@ pub(crate) struct Mailbox {
     pub(super) plane: Plane,
     pub(super) stream: StreamId,
     pub(super) changes: mpsc::Receiver<DeliveryChange>,
-    pub(super) written: Arc<Written>,
-    pub(super) part: Arc<Part>,
+    pub(super) signals: Arc<MailboxSignals>,
+    pub(super) scope: Arc<WatchedScope>,
 }
 
-/// Whether the frame that was sent with [`Receipt::Written`] is written, or never will be.
+/// What a watcher waits for beside changes.
 #[derive(Default)]
-pub(super) struct Written {
+pub(super) struct MailboxSignals {
+    /// Wakes it when the frame that was sent with [`Receipt::Written`] is written, or never will be.
     pub(super) settled: Wake,
+    /// Its stream is closed.
     pub(super) closed: AtomicBool,
     /// A queue was full: changes are missing in the mailbox.
     pub(super) missed: AtomicBool,
-    /// Wakes a watcher whose mailbox is empty when that is so.
+    /// Wakes a watcher whose mailbox is empty when changes are missing in it.
     pub(super) misses: Wake,
 }
 
-impl Written {
+impl MailboxSignals {
     pub(super) fn miss(&self) {
         self.missed.store(true, Ordering::Release);
         self.misses.notify_one();
@@ -71,7 +73,7 @@ impl Written {
 }
 
 /// Whether an event was about a stream of the feed.
-pub(super) enum Taken {
+pub(super) enum EventOwner {
     Not,
     Yes,
     ObserverClosed,
@@ -113,34 +115,34 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn stream_event(&mut self, event: StreamEvent) -> Taken {
+    pub(super) fn stream_event(&mut self, event: StreamEvent) -> EventOwner {
         let (StreamEvent::Buffered { stream, .. }
         | StreamEvent::Written { stream, .. }
         | StreamEvent::Closed { stream, .. }
         | StreamEvent::Stalled { stream }
         | StreamEvent::Resumed { stream }) = event;
         let Some(role) = self.streams.get(&stream).map(|(role, _)| *role) else {
-            return Taken::Not;
+            return EventOwner::Not;
         };
         match event {
             StreamEvent::Closed { .. } => {
                 self.streams.remove(&stream);
                 self.remove(stream, role);
                 if matches!(role, Role::Observer) {
-                    return Taken::ObserverClosed;
+                    return EventOwner::ObserverClosed;
                 }
             }
             StreamEvent::Written { .. } => {
                 if let Role::Watcher(command) = role {
                     let mut watchers = self.watchers.get(&command).into_iter().flatten();
                     if let Some(watcher) = watchers.find(|watcher| watcher.stream == stream) {
-                        watcher.written.settled.notify_one();
+                        watcher.signals.settled.notify_one();
                     }
                 }
             }
             _ => {}
         }
-        Taken::Yes
+        EventOwner::Yes
     }
 
     pub(super) fn remove(&mut self, stream: StreamId, role: Role) {
@@ -165,8 +167,8 @@ impl State {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.written.closed.store(true, Ordering::Release);
-        self.written.settled.notify_one();
+        self.signals.closed.store(true, Ordering::Release);
+        self.signals.settled.notify_one();
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::plane::{PlaneConfig, StreamEvents, StreamOptions};
-use crate::store::{Options, Reading, Snapshot, SqliteStore, StoreError, StoreEvents, Visible};
+use crate::store::{Options, ReadFuture, Snapshot, SqliteStore, StoreError, StoreEvents, Visible};
 
 /// The last event of a stream that has missed something.
 const OVERLOADED: &str = "event: bye\ndata: {\"reason\":\"overloaded\"";
@@ -123,7 +123,7 @@ async fn a_full_queue_makes_watchers_of_that_command_read_again_and_ends_none() 
     };
     let changed = watch(CommandId::from_parts(1, [0; 10]));
     let other = watch(CommandId::from_parts(2, [0; 10]));
-    let missed = |mailbox: &Mailbox| mailbox.written.missed.load(Ordering::Acquire);
+    let missed = |mailbox: &Mailbox| mailbox.signals.missed.load(Ordering::Acquire);
 
     for _ in 0..QUEUE_EVENTS_MAX {
         feed.report(event(None));
@@ -131,9 +131,9 @@ async fn a_full_queue_makes_watchers_of_that_command_read_again_and_ends_none() 
     assert!(!missed(&changed) && !missed(&other), "all of them fit");
     feed.report(event(None));
     assert!(missed(&changed) && !missed(&other));
-    changed.written.misses.notified().await;
+    changed.signals.misses.notified().await;
     for mailbox in [&changed, &other] {
-        assert!(!mailbox.written.closed.load(Ordering::Acquire), "it is a watcher as before");
+        assert!(!mailbox.signals.closed.load(Ordering::Acquire), "it is a watcher as before");
     }
 }
 
@@ -269,17 +269,21 @@ impl Store for Counting {
     fn load(&self, load: bellwire_core::record::Load) {
         self.store.load(load);
     }
-    fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<bellwire_proto::Command>> {
+    fn command(
+        &self,
+        id: CommandId,
+        visible: Visible,
+    ) -> ReadFuture<Option<bellwire_proto::Command>> {
         self.store.command(id, visible)
     }
-    fn run_timeout(&self, id: CommandId) -> Reading<Option<std::time::Duration>> {
+    fn run_timeout(&self, id: CommandId) -> ReadFuture<Option<std::time::Duration>> {
         self.store.run_timeout(id)
     }
     fn commands(
         &self,
         filter: crate::store::CommandFilter,
         page: crate::store::PageRequest,
-    ) -> Reading<bellwire_proto::Page<bellwire_proto::Command>> {
+    ) -> ReadFuture<bellwire_proto::Page<bellwire_proto::Command>> {
         self.store.commands(filter, page)
     }
     fn commands_by_id(
@@ -287,7 +291,7 @@ impl Store for Counting {
         prefix: bellwire_proto::CommandIdPrefix,
         limit: u32,
         visible: Visible,
-    ) -> Reading<Vec<bellwire_proto::Command>> {
+    ) -> ReadFuture<Vec<bellwire_proto::Command>> {
         self.store.commands_by_id(prefix, limit, visible)
     }
     fn waits(
@@ -295,7 +299,7 @@ impl Store for Counting {
         id: CommandId,
         page: crate::store::PageRequest,
         visible: Visible,
-    ) -> Reading<Option<bellwire_proto::Page<crate::store::StoredWait>>> {
+    ) -> ReadFuture<Option<bellwire_proto::Page<crate::store::StoredWait>>> {
         self.store.waits(id, page, visible)
     }
     fn deliveries(
@@ -304,7 +308,7 @@ impl Store for Counting {
         state: Option<DeliveryState>,
         page: crate::store::PageRequest,
         visible: Visible,
-    ) -> Reading<Option<bellwire_proto::Page<Delivery>>> {
+    ) -> ReadFuture<Option<bellwire_proto::Page<Delivery>>> {
         self.store.deliveries(id, state, page, visible)
     }
     fn snapshot(
@@ -312,42 +316,42 @@ impl Store for Counting {
         id: CommandId,
         after: Option<DeviceId>,
         visible: Visible,
-    ) -> Reading<Option<crate::store::Snapshot>> {
+    ) -> ReadFuture<Option<crate::store::Snapshot>> {
         self.store.snapshot(id, after, visible)
     }
-    fn token(&self, id: bellwire_proto::TokenId) -> Reading<Option<crate::store::StoredToken>> {
+    fn token(&self, id: bellwire_proto::TokenId) -> ReadFuture<Option<crate::store::StoredToken>> {
         self.store.token(id)
     }
     fn tokens(
         &self,
         page: crate::store::PageRequest,
-    ) -> Reading<bellwire_proto::Page<bellwire_core::record::TokenRecord>> {
+    ) -> ReadFuture<bellwire_proto::Page<bellwire_core::record::TokenRecord>> {
         self.store.tokens(page)
     }
     fn schedule(
         &self,
         id: bellwire_proto::ScheduleId,
-    ) -> Reading<Option<bellwire_core::record::ScheduleRecord>> {
+    ) -> ReadFuture<Option<bellwire_core::record::ScheduleRecord>> {
         self.store.schedule(id)
     }
     fn schedule_named(
         &self,
         name: String,
-    ) -> Reading<Option<bellwire_core::record::ScheduleRecord>> {
+    ) -> ReadFuture<Option<bellwire_core::record::ScheduleRecord>> {
         self.store.schedule_named(name)
     }
     fn schedules(
         &self,
         of: Option<bellwire_proto::TokenId>,
         page: crate::store::PageRequest,
-    ) -> Reading<bellwire_proto::Page<bellwire_core::record::ScheduleRecord>> {
+    ) -> ReadFuture<bellwire_proto::Page<bellwire_core::record::ScheduleRecord>> {
         self.store.schedules(of, page)
     }
     fn audit(
         &self,
         filter: crate::store::AuditFilter,
         page: crate::store::PageRequest,
-    ) -> Reading<bellwire_proto::Page<bellwire_proto::AuditEntry>> {
+    ) -> ReadFuture<bellwire_proto::Page<bellwire_proto::AuditEntry>> {
         self.store.audit(filter, page)
     }
     fn audit_after(
@@ -355,38 +359,38 @@ impl Store for Counting {
         filter: crate::store::AuditFilter,
         after: Option<u64>,
         limit: u32,
-    ) -> Reading<(Vec<bellwire_proto::AuditEntry>, u64)> {
+    ) -> ReadFuture<(Vec<bellwire_proto::AuditEntry>, u64)> {
         self.store.audit_after(filter, after, limit)
     }
-    fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {
+    fn device(&self, id: DeviceId) -> ReadFuture<Option<StoredDevice>> {
         self.reads.fetch_add(1, Ordering::AcqRel);
         self.store.device(id)
     }
-    fn devices_named(&self, ids: Vec<DeviceId>) -> Reading<Vec<Option<StoredDevice>>> {
+    fn devices_named(&self, ids: Vec<DeviceId>) -> ReadFuture<Vec<Option<StoredDevice>>> {
         self.reads.fetch_add(1, Ordering::AcqRel);
         self.store.devices_named(ids)
     }
     fn devices(
         &self,
         filter: crate::store::DeviceFilter,
-        after: Option<crate::store::DevicePlace>,
+        after: Option<crate::store::DevicePosition>,
         limit: u32,
         rows_max: u32,
-    ) -> Reading<crate::store::DevicePlaces> {
+    ) -> ReadFuture<crate::store::DevicePage> {
         self.store.devices(filter, after, limit, rows_max)
     }
     fn devices_fitting(
         &self,
         filter: crate::store::DeviceFilter,
         devices: Vec<DeviceId>,
-    ) -> Reading<Vec<DeviceId>> {
+    ) -> ReadFuture<Vec<DeviceId>> {
         self.store.devices_fitting(filter, devices)
     }
     fn labels(
         &self,
         page: crate::store::PageRequest,
         visible: Visible,
-    ) -> Reading<bellwire_proto::Page<bellwire_proto::device::LabelCounts>> {
+    ) -> ReadFuture<bellwire_proto::Page<bellwire_proto::device::LabelCounts>> {
         self.store.labels(page, visible)
     }
     fn found(
@@ -394,7 +398,7 @@ impl Store for Counting {
         query: bellwire_core::TargetQuery,
         after: Option<DeviceId>,
         rows_max: usize,
-    ) -> Reading<bellwire_core::record::TargetPage> {
+    ) -> ReadFuture<bellwire_core::record::TargetPage> {
         self.store.found(query, after, rows_max)
     }
     fn health(&self) -> Result<(), StoreError> {

@@ -26,7 +26,7 @@ use super::request::{Request, segment};
 use super::rules::Rule;
 use super::{Served, page, stream as streams};
 use crate::audit::verb;
-use crate::driver::{Driver, Follower, Readiness, Who};
+use crate::driver::{AuditFollower, Driver, Principal, Readiness};
 use crate::frames;
 use crate::store::{AuditFilter, Cursor};
 
@@ -79,7 +79,7 @@ struct Following {
     driver: Driver,
     caller: Caller,
     filter: AuditFilter,
-    follower: Follower,
+    follower: AuditFollower,
     last: u64,
     ended: bool,
 }
@@ -223,14 +223,16 @@ impl LoggedRequest {
     }
 }
 
-/// Whoever a caller is, for the log.
-pub(super) fn who(caller: &Caller) -> Who {
-    static ANYBODY: LazyLock<Arc<Actor>> =
+/// What the audit log says of a caller.
+pub(super) fn principal(caller: &Caller) -> Principal {
+    static UNAUTHENTICATED_ADMIN: LazyLock<Arc<Actor>> =
         LazyLock::new(|| Arc::new(Actor { token: None, role: Some(RoleName::Admin) }));
     match caller {
-        Caller::Anonymous | Caller::OfOpenListener => Who::Named(ANYBODY.clone()),
-        Caller::Holder(found) => Who::Holder(found.grant.clone()),
-        Caller::Certified(..) => Who::Named(Arc::new(Actor {
+        Caller::Anonymous | Caller::OfOpenListener => {
+            Principal::Named(UNAUTHENTICATED_ADMIN.clone())
+        }
+        Caller::Holder(found) => Principal::Token(found.grant.clone()),
+        Caller::Certified(..) => Principal::Named(Arc::new(Actor {
             token: caller.name().map(Cow::into_owned),
             role: Some(caller.role_name()),
         })),

@@ -7,7 +7,7 @@ use bellwire_proto::{Code, Command, CommandId, CommandIdPrefix, Page, Problem, R
 use http::StatusCode;
 
 use super::caller::Caller;
-use super::export::{self, Export, Wanted};
+use super::export::{self, Export, ExportQuery};
 use super::params::Query;
 use super::request::Request;
 use super::{page, problem, stream};
@@ -70,7 +70,7 @@ pub(super) async fn deliveries(request: Request) -> Result<Response, Problem> {
             return Err(Problem::bad_request(detail));
         }
         query.finish()?;
-        let wanted = Wanted { command, state, caller: request.caller };
+        let wanted = ExportQuery { command, state, caller: request.caller };
         return export::export(&request.driver, form, wanted).await;
     }
     let page = super::page_request(&mut query)?;
@@ -109,7 +109,7 @@ pub(super) async fn cancel(request: Request) -> Result<Response, Problem> {
     let visible = request.caller.visible();
     let command = match may_cancel(&request.driver, &request.caller, command).await? {
         Cancels::All => request.driver.cancel(command, force, visible).await?,
-        Cancels::Part => request.driver.cancel_part(command, force, visible).await?,
+        Cancels::Part => request.driver.cancel_visible(command, force, visible).await?,
     };
     let status = if command.done { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(problem::json(status, &command))

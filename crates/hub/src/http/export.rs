@@ -16,7 +16,7 @@ use http_body::Frame;
 use super::caller::Caller;
 use super::command::unknown;
 use crate::driver::Driver;
-use crate::store::{Cursor, PageRequest, Reading, StoreError};
+use crate::store::{Cursor, PageRequest, ReadFuture, StoreError};
 
 /// A form in which they are exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Export {
 
 /// Which deliveries are exported, to whom.
 #[derive(Clone)]
-pub(super) struct Wanted {
+pub(super) struct ExportQuery {
     pub(super) command: CommandId,
     pub(super) state: Option<DeliveryState>,
     pub(super) caller: Caller,
@@ -91,7 +91,7 @@ pub(super) struct Wanted {
 pub(super) async fn export(
     driver: &Driver,
     form: Export,
-    wanted: Wanted,
+    wanted: ExportQuery,
 ) -> Result<Response, Problem> {
     let first = wanted.read(driver, None).await?.ok_or_else(unknown)?;
     let rows = Rows { driver: driver.clone(), form, wanted, next: Next::Page(Some(first), true) };
@@ -103,8 +103,8 @@ pub(super) async fn export(
     Ok(response)
 }
 
-impl Wanted {
-    fn read(&self, driver: &Driver, after: Option<Cursor>) -> Reading<Option<Page<Delivery>>> {
+impl ExportQuery {
+    fn read(&self, driver: &Driver, after: Option<Cursor>) -> ReadFuture<Option<Page<Delivery>>> {
         let page = PageRequest { limit: PAGE_ITEMS_MAX, after };
         driver.store().deliveries(self.command, self.state, page, self.caller.visible())
     }
@@ -125,14 +125,14 @@ type ReadingOn = Pin<Box<dyn Future<Output = io::Result<Option<Page<Delivery>>>>
 struct Rows {
     driver: Driver,
     form: Export,
-    wanted: Wanted,
+    wanted: ExportQuery,
     next: Next,
 }
 
 enum Next {
     /// A page, and whether it is the first; `None` when the command is gone.
     Page(Option<Page<Delivery>>, bool),
-    Reading(ReadingOn),
+    ReadFuture(ReadingOn),
     End,
 }
 
@@ -148,7 +148,7 @@ impl http_body::Body for Rows {
         loop {
             match &mut self.next {
                 Next::End => return Poll::Ready(None),
-                Next::Reading(reading) => match reading.as_mut().poll(context) {
+                Next::ReadFuture(reading) => match reading.as_mut().poll(context) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(page)) => self.next = Next::Page(page, false),
                     Poll::Ready(Err(error)) => {
@@ -170,7 +170,7 @@ impl http_body::Body for Rows {
                             Ok(cursor) => cursor,
                             Err(error) => return Poll::Ready(Some(Err(error))),
                         };
-                        self.next = Next::Reading(self.wanted.read_on(&self.driver, after));
+                        self.next = Next::ReadFuture(self.wanted.read_on(&self.driver, after));
                     }
                     let piece = self.form.write(&items, first);
                     if piece.as_ref().is_ok_and(Bytes::is_empty) {

@@ -29,7 +29,7 @@ pub(super) async fn metrics(request: Request) -> Result<Response, Problem> {
     request.no_query()?;
     let open = asks_for_open_metrics(&request.head.headers);
     let mut registry = Registry::with_prefix("bellwire");
-    registry.register_collector(Box::new(Hub(request.driver.clone())));
+    registry.register_collector(Box::new(HubCollector(request.driver.clone())));
     let mut page = String::new();
     let written = if open {
         text::encode(&mut page, &registry)
@@ -56,12 +56,12 @@ fn asks_for_open_metrics(headers: &HeaderMap) -> bool {
 
 /// All metrics of a hub.
 #[derive(Debug)]
-struct Hub(Driver);
+struct HubCollector(Driver);
 
 /// A metric's values by one label, or one value without any.
 type Labelled<'a, T> = Vec<(&'a str, T)>;
 
-impl Collector for Hub {
+impl Collector for HubCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let (page, driver) = (&mut Page(&mut encoder), &self.0);
         page.gauge(

@@ -15,7 +15,7 @@ use ring::signature::{
     self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
 };
 
-use super::Refused;
+use super::JwtError;
 
 /// Why keys are of no use. Each message names what to do.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +24,9 @@ pub enum KeysError {
     /// The file cannot be read.
     #[error("jwt_keys: {path} cannot be read", path = .path.display())]
     Unreadable {
-        /// The file.
+        /// The file of `jwt_keys`.
         path: PathBuf,
-        /// Why.
+        /// What the system says of it.
         #[source]
         source: std::io::Error,
     },
@@ -36,7 +36,7 @@ pub enum KeysError {
         path = .path.display()
     )]
     Form {
-        /// The file.
+        /// The file of `jwt_keys`.
         path: PathBuf,
     },
     /// What vouches for the server of their URL cannot be used.
@@ -52,7 +52,7 @@ pub enum KeysError {
         path = .path.display()
     )]
     NoKey {
-        /// The file.
+        /// The file of `jwt_keys`.
         path: PathBuf,
     },
 }
@@ -75,7 +75,7 @@ pub(crate) struct KeyTag([u8; 8]);
 
 /// Why bytes are no keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoKeys {
+pub(super) enum KeySetError {
     /// They have neither form.
     Form,
     /// None can be used, there are too many, or a token cannot tell two of them apart.
@@ -88,24 +88,24 @@ impl KeySet {
     }
 
     /// The keys of a file.
-    pub(super) fn of_file(bytes: &[u8]) -> Result<Self, NoKeys> {
-        Self::usable(parse(bytes).ok_or(NoKeys::Form)?)
+    pub(super) fn of_file(bytes: &[u8]) -> Result<Self, KeySetError> {
+        Self::usable(parse(bytes).ok_or(KeySetError::Form)?)
     }
 
     /// The keys of an answer: a JWK Set. What others can read is no secret, so that none of it is taken for one.
-    pub(super) fn of_answer(bytes: &[u8]) -> Result<Self, NoKeys> {
-        let set: JwkSet = serde_json::from_slice(bytes).map_err(|_| NoKeys::Form)?;
+    pub(super) fn of_answer(bytes: &[u8]) -> Result<Self, KeySetError> {
+        let set: JwkSet = serde_json::from_slice(bytes).map_err(|_| KeySetError::Form)?;
         let public = |key: &Key| key.algorithm.family() != AlgorithmFamily::Hmac;
         Self::usable(set.keys.iter().filter_map(Key::of).filter(public).collect())
     }
 
-    fn usable(keys: Vec<Key>) -> Result<Self, NoKeys> {
+    fn usable(keys: Vec<Key>) -> Result<Self, KeySetError> {
         let twice = keys
             .iter()
             .enumerate()
             .any(|(n, key)| keys.iter().take(n).any(|other| other.id == key.id));
         let usable = !keys.is_empty() && keys.len() <= JWT_KEYS_MAX && !twice;
-        usable.then(|| Self(keys.into())).ok_or(NoKeys::Unusable)
+        usable.then(|| Self(keys.into())).ok_or(KeySetError::Unusable)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -128,7 +128,7 @@ impl KeySet {
         kid: Option<&str>,
         message: &[u8],
         signature: &[u8],
-    ) -> Result<KeyTag, Refused> {
+    ) -> Result<KeyTag, JwtError> {
         let keys = &*self.0;
         let key = match (kid, keys) {
             (Some(kid), _) => keys.iter().find(|key| key.id.as_deref() == Some(kid)),
@@ -140,12 +140,12 @@ impl KeySet {
             [only] if only.id.is_none() => Some(only),
             _ => None,
         });
-        let unknown = if kid.is_some() || keys.is_empty() { Refused::Kid } else { Refused::Key };
+        let unknown = if kid.is_some() || keys.is_empty() { JwtError::Kid } else { JwtError::Key };
         let key = key.ok_or(unknown)?;
         if name(key.algorithm) != Some(alg) {
-            return Err(Refused::Key);
+            return Err(JwtError::Key);
         }
-        key.verify(message, signature).then_some(key.tag).ok_or(Refused::Signature)
+        key.verify(message, signature).then_some(key.tag).ok_or(JwtError::Signature)
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::fetch::{Fetch, Fetched};
-use super::keys::{KeySet, KeyTag, KeysError, NoKeys};
+use super::keys::{KeySet, KeySetError, KeyTag, KeysError};
 use super::schedule::{KeysState, Schedule};
 use crate::config::JwtConfig;
 
@@ -137,7 +137,7 @@ impl Keys {
         if !lock(&url.schedule).wanted(Instant::now()) {
             return false;
         }
-        let _waiting = match Waiting::one_more(&url.waiting) {
+        let _waiting = match KeyWaiters::one_more(&url.waiting) {
             Some(waiting) => waiting,
             None => return false,
         };
@@ -225,9 +225,9 @@ impl Keys {
 }
 
 /// One of the requests that wait.
-struct Waiting<'a>(&'a AtomicUsize);
+struct KeyWaiters<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> KeyWaiters<'a> {
     fn one_more(waiting: &'a AtomicUsize) -> Option<Self> {
         let more = |n| (n < JWT_WAITING_MAX).then_some(n + 1);
         waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
@@ -235,7 +235,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for KeyWaiters<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -253,10 +253,10 @@ fn report(url: &Url, why: &str, state: KeysState, pause_s: u64) {
 }
 
 /// What an issuer's answer lacks.
-fn said(why: NoKeys) -> &'static str {
+fn said(why: KeySetError) -> &'static str {
     match why {
-        NoKeys::Form => "the answer is no JWK Set ({\"keys\":[…]})",
-        NoKeys::Unusable => {
+        KeySetError::Form => "the answer is no JWK Set ({\"keys\":[…]})",
+        KeySetError::Unusable => {
             "the answer has no public key that signs with RS, PS, ES (256, 384) or EdDSA, too many of them, or two with one kid"
         }
     }
@@ -282,8 +282,8 @@ fn read(path: &Path) -> Result<KeySet, KeysError> {
         return Err(KeysError::Form { path: path.to_owned() });
     }
     KeySet::of_file(&bytes).map_err(|why| match why {
-        NoKeys::Form => KeysError::Form { path: path.to_owned() },
-        NoKeys::Unusable => KeysError::NoKey { path: path.to_owned() },
+        KeySetError::Form => KeysError::Form { path: path.to_owned() },
+        KeySetError::Unusable => KeysError::NoKey { path: path.to_owned() },
     })
 }
 

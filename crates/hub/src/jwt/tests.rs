@@ -82,7 +82,7 @@ fn secret_reader() -> Jwt {
         .unwrap()
 }
 
-fn judged(header: &str, claims: &Value) -> Result<JwtGrant, Refused> {
+fn judged(header: &str, claims: &Value) -> Result<JwtGrant, JwtError> {
     secret_reader().grant(&signed(header, &claims.to_string(), hs256(SECRET)), now())
 }
 
@@ -166,13 +166,13 @@ fn none_and_a_public_key_as_a_secret_are_refused() {
             assert!(secret_reader().grant(&text, now()).is_err(), "{alg:?}");
         }
         let text = signed(&header, &claims, hs256(SECRET));
-        assert_eq!(secret_reader().grant(&text, now()), Err(Refused::Key), "{alg:?}");
+        assert_eq!(secret_reader().grant(&text, now()), Err(JwtError::Key), "{alg:?}");
     }
     // The public key is known to everyone: signed with it as a secret.
     let pem = reader_of(RSA_PUBLIC).unwrap();
     for key in [RSA_PUBLIC.as_bytes(), RSA_PUBLIC.trim().as_bytes()] {
         let text = signed(r#"{"alg":"HS256"}"#, &claims, hs256(key));
-        assert_eq!(pem.grant(&text, now()), Err(Refused::Key));
+        assert_eq!(pem.grant(&text, now()), Err(JwtError::Key));
     }
 }
 
@@ -221,13 +221,13 @@ fn what_a_header_brings_or_points_to_is_not_looked_at_and_a_kid_is_only_a_name()
         assert!(secret_reader().grant(&text, now()).is_err(), "{header}");
     }
     for (header, refused) in [
-        (r#"{"alg":"HS256","kid":["a"]}"#, Refused::Header),
-        (r#"{"alg":"HS256","kid":"a","crit":["exp"],"exp":1}"#, Refused::Header),
-        (r#"{"alg":"HS256","kid":"a","b64":false}"#, Refused::Header),
-        (r#"{"alg":"HS256","kid":"a","typ":"secevent+jwt"}"#, Refused::Header),
-        (r#"{"kid":"a"}"#, Refused::Header),
-        (r#"{"alg":"none","alg":"HS256","kid":"a"}"#, Refused::Json),
-        (r#"{"alg":"HS256","kid":"b","kid":"a"}"#, Refused::Json),
+        (r#"{"alg":"HS256","kid":["a"]}"#, JwtError::Header),
+        (r#"{"alg":"HS256","kid":"a","crit":["exp"],"exp":1}"#, JwtError::Header),
+        (r#"{"alg":"HS256","kid":"a","b64":false}"#, JwtError::Header),
+        (r#"{"alg":"HS256","kid":"a","typ":"secevent+jwt"}"#, JwtError::Header),
+        (r#"{"kid":"a"}"#, JwtError::Header),
+        (r#"{"alg":"none","alg":"HS256","kid":"a"}"#, JwtError::Json),
+        (r#"{"alg":"HS256","kid":"b","kid":"a"}"#, JwtError::Json),
     ] {
         assert_eq!(judged(header, &claims()), Err(refused), "{header}");
     }
@@ -239,34 +239,34 @@ fn what_a_header_brings_or_points_to_is_not_looked_at_and_a_kid_is_only_a_name()
 fn issuer_audience_and_times_are_required_and_judged_with_a_minute_of_leeway() {
     for (changes, outcome) in [
         (json!({}), None),
-        (json!({"iss": "https://other.example"}), Some(Refused::Issuer)),
-        (json!({"iss": null}), Some(Refused::Issuer)),
-        (json!({"iss": ["https://id.example"]}), Some(Refused::Issuer)),
+        (json!({"iss": "https://other.example"}), Some(JwtError::Issuer)),
+        (json!({"iss": null}), Some(JwtError::Issuer)),
+        (json!({"iss": ["https://id.example"]}), Some(JwtError::Issuer)),
         (json!({"aud": ["x", "bellwire"]}), None),
-        (json!({"aud": "bellwire "}), Some(Refused::Audience)),
-        (json!({"aud": []}), Some(Refused::Audience)),
-        (json!({"aud": null}), Some(Refused::Audience)),
-        (json!({"exp": null}), Some(Refused::Expired)),
-        (json!({"exp": "soon"}), Some(Refused::Expired)),
-        (json!({"exp": -1}), Some(Refused::Expired)),
+        (json!({"aud": "bellwire "}), Some(JwtError::Audience)),
+        (json!({"aud": []}), Some(JwtError::Audience)),
+        (json!({"aud": null}), Some(JwtError::Audience)),
+        (json!({"exp": null}), Some(JwtError::Expired)),
+        (json!({"exp": "soon"}), Some(JwtError::Expired)),
+        (json!({"exp": -1}), Some(JwtError::Expired)),
         (json!({"exp": NOW_S - 59}), None),
-        (json!({"exp": NOW_S - 60}), Some(Refused::Expired)),
-        (json!({"exp": u64::MAX}), Some(Refused::Expired)),
-        (json!({"exp": 1e300}), Some(Refused::Expired)),
+        (json!({"exp": NOW_S - 60}), Some(JwtError::Expired)),
+        (json!({"exp": u64::MAX}), Some(JwtError::Expired)),
+        (json!({"exp": 1e300}), Some(JwtError::Expired)),
         (json!({"exp": NOW_S as f64 + 0.5}), None),
         (json!({"nbf": NOW_S + 60}), None),
-        (json!({"nbf": NOW_S + 61}), Some(Refused::NotYet)),
-        (json!({"nbf": "now"}), Some(Refused::NotYet)),
-        (json!({"sub": null}), Some(Refused::Subject)),
-        (json!({"sub": ""}), Some(Refused::Subject)),
-        (json!({"sub": "a\nb"}), Some(Refused::Subject)),
-        (json!({"sub": "x".repeat(201)}), Some(Refused::Subject)),
+        (json!({"nbf": NOW_S + 61}), Some(JwtError::NotYet)),
+        (json!({"nbf": "now"}), Some(JwtError::NotYet)),
+        (json!({"sub": null}), Some(JwtError::Subject)),
+        (json!({"sub": ""}), Some(JwtError::Subject)),
+        (json!({"sub": "a\nb"}), Some(JwtError::Subject)),
+        (json!({"sub": "x".repeat(201)}), Some(JwtError::Subject)),
     ] {
         assert_eq!(judged(HS, &with(changes.clone())).err(), outcome, "{changes}");
     }
     let twice = claims().to_string().replacen('{', r#"{"aud":"other","#, 1);
     let text = signed(HS, &twice, hs256(SECRET));
-    assert_eq!(secret_reader().grant(&text, now()), Err(Refused::Json), "a claim given twice");
+    assert_eq!(secret_reader().grant(&text, now()), Err(JwtError::Json), "a claim given twice");
     let given = judged(HS, &claims()).unwrap();
     assert_eq!(given.expires_at, Timestamp::from_unix_ms((NOW_S + 360) * 1000));
     assert_eq!(given.subject, "jwt:ada");
@@ -302,7 +302,7 @@ fn claims_give_exactly_one_role_and_a_malformed_limit_is_no_limit_lifted() {
         json!({"actions": ["ping", 7]}),
         json!({"actions": "a b"}),
     ] {
-        assert_eq!(operator(malformed.clone()), Err(Refused::Role), "{malformed}");
+        assert_eq!(operator(malformed.clone()), Err(JwtError::Role), "{malformed}");
     }
     assert_eq!(
         role(json!({"role": "device", "device": "d"})),
@@ -317,7 +317,7 @@ fn claims_give_exactly_one_role_and_a_malformed_limit_is_no_limit_lifted() {
         json!({"role": "device", "device": "a/b"}),
         json!({"role": {"admin": true}}),
     ] {
-        assert_eq!(role(none.clone()), Err(Refused::Role), "{none}");
+        assert_eq!(role(none.clone()), Err(JwtError::Role), "{none}");
     }
     let mut mapped = secret_reader();
     mapped.config.roles = vec![("fleet-admins".into(), RoleName::Admin)];
@@ -326,7 +326,7 @@ fn claims_give_exactly_one_role_and_a_malformed_limit_is_no_limit_lifted() {
         mapped.grant(&signed(HS, &claims, hs256(SECRET)), now()).map(|given| given.role)
     };
     assert_eq!(of(json!(["everyone", "fleet-admins"])), Ok(Role::Admin));
-    assert_eq!(of(json!("admin")), Err(Refused::Role), "what is listed, and nothing else");
+    assert_eq!(of(json!("admin")), Err(JwtError::Role), "what is listed, and nothing else");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::stream_id::StreamId;
 /// Which receipt the sender of a frame requests, with a tag of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Receipt {
-    /// None.
+    /// No receipt.
     None,
     /// [`StreamEvent::Buffered`], when the frame is in the stream's own buffer, or was written.
     Buffered(u64),
@@ -38,7 +38,7 @@ pub enum StreamEvent {
     Closed {
         /// The stream.
         stream: StreamId,
-        /// Why.
+        /// Which side closed it, and what for.
         reason: CloseReason,
     },
     /// The peer sent no byte and accepted none for two heartbeats and 10 s: the device is no longer
@@ -68,7 +68,7 @@ pub enum CloseReason {
     Unconfirmed,
     /// It reached its planned lifetime.
     Rotate,
-    /// It is complete.
+    /// Everything that it was opened for has been sent: an export, or the watch of a command that ended.
     Ended,
 
     /// The reader is too slow, or the hub could not keep up.

@@ -15,7 +15,7 @@ use super::sink::Sink;
 use super::stream_id::{Key, StreamId};
 use super::{CloseReason, Receipt, StreamOptions};
 
-pub(crate) enum Command {
+pub(crate) enum ShardCommand {
     Reserve {
         key: Key,
         options: StreamOptions,
@@ -58,7 +58,7 @@ pub(crate) struct Inbox {
 }
 
 struct InboxState {
-    commands: Vec<Command>,
+    commands: Vec<ShardCommand>,
     waiting_bytes: usize,
     asleep: bool,
     /// The shard has ended: what is pushed is dropped.
@@ -73,11 +73,11 @@ impl InboxState {
     fn send(&mut self, key: Key, frame: Frame, receipt: Receipt) {
         if self.waiting_bytes > SHARD_INBOX_BYTES_MAX {
             let reason = CloseReason::Overloaded;
-            self.commands.push(Command::Close { key, last: None, reason });
+            self.commands.push(ShardCommand::Close { key, last: None, reason });
             return;
         }
         self.waiting_bytes += frame.len(Framing::Chunked);
-        self.commands.push(Command::Send { key, frame, receipt });
+        self.commands.push(ShardCommand::Send { key, frame, receipt });
     }
 }
 
@@ -105,7 +105,7 @@ impl Inbox {
                 state.fresh += 1;
                 Key { slot, generation: 1 }
             });
-            state.commands.push(Command::Reserve { key, options });
+            state.commands.push(ShardCommand::Reserve { key, options });
             StreamId::new(self.shard, key)
         })
     }
@@ -115,11 +115,11 @@ impl Inbox {
     }
 
     /// Empties `commands` into the inbox, in their order, with one wake-up.
-    pub(crate) fn push_all(&self, commands: &mut Vec<Command>) {
+    pub(crate) fn push_all(&self, commands: &mut Vec<ShardCommand>) {
         self.with(|state| {
             for command in commands.drain(..) {
                 match command {
-                    Command::Send { key, frame, receipt } => state.send(key, frame, receipt),
+                    ShardCommand::Send { key, frame, receipt } => state.send(key, frame, receipt),
                     command => state.commands.push(command),
                 }
             }
@@ -130,7 +130,7 @@ impl Inbox {
         self.with(|state| {
             if state.waiting_bytes > SHARD_INBOX_BYTES_MAX {
                 let reason = CloseReason::Overloaded;
-                state.commands.extend(keys.iter().map(|&key| Command::Close {
+                state.commands.extend(keys.iter().map(|&key| ShardCommand::Close {
                     key,
                     last: None,
                     reason,
@@ -138,11 +138,11 @@ impl Inbox {
                 return;
             }
             state.waiting_bytes += frame.len(Framing::Chunked) + size_of_val(&*keys);
-            state.commands.push(Command::SendMany { keys, frame });
+            state.commands.push(ShardCommand::SendMany { keys, frame });
         });
     }
 
-    pub(crate) fn push(&self, command: Command) {
+    pub(crate) fn push(&self, command: ShardCommand) {
         self.with(|state| state.commands.push(command));
     }
 
@@ -152,7 +152,7 @@ impl Inbox {
     }
 
     /// Returns free slots, and swaps the commands that have gathered with the empty `commands`.
-    pub(crate) fn take(&self, commands: &mut Vec<Command>, freed: &mut Vec<Key>) {
+    pub(crate) fn take(&self, commands: &mut Vec<ShardCommand>, freed: &mut Vec<Key>) {
         let mut state = self.lock();
         state.asleep = false;
         state.waiting_bytes = 0;

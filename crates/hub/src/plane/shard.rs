@@ -16,7 +16,7 @@ use super::clock::Clock;
 use super::config::Limits;
 use super::counts::Counters;
 use super::frame::{Frame, Framing};
-use super::inbox::{Command, Inbox};
+use super::inbox::{Inbox, ShardCommand};
 use super::sequence::Sequences;
 use super::sink::{ReadOutcome, Sink};
 use super::stream::{Stream, StreamState};
@@ -66,7 +66,7 @@ struct BodyWaker {
 
 impl Wake for BodyWaker {
     fn wake(self: Arc<Self>) {
-        self.inbox.push(Command::BodyReady(self.key));
+        self.inbox.push(ShardCommand::BodyReady(self.key));
     }
 }
 
@@ -102,7 +102,7 @@ impl Shard {
         }
     }
 
-    /// Runs until a `Command::Stop` has been applied.
+    /// Runs until a `ShardCommand::Stop` has been applied.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_ITERATION);
         let (mut commands, mut fired) = (Vec::new(), Vec::new());
@@ -176,29 +176,31 @@ impl Shard {
         })
     }
 
-    fn apply(&mut self, command: Command) {
+    fn apply(&mut self, command: ShardCommand) {
         match command {
-            Command::Reserve { key, options } => self.reserve(key, &options),
-            Command::Attach { key, sink, framing, head } => self.attach(key, sink, framing, &head),
-            Command::Send { key, frame, receipt } => self.send(key, &frame, receipt),
-            Command::SendMany { keys, frame } => {
+            ShardCommand::Reserve { key, options } => self.reserve(key, &options),
+            ShardCommand::Attach { key, sink, framing, head } => {
+                self.attach(key, sink, framing, &head)
+            }
+            ShardCommand::Send { key, frame, receipt } => self.send(key, &frame, receipt),
+            ShardCommand::SendMany { keys, frame } => {
                 for &key in &keys {
                     self.send(key, &frame, Receipt::None);
                 }
             }
-            Command::Close { key, last, reason } => {
+            ShardCommand::Close { key, last, reason } => {
                 if self.find(key).is_some() {
                     self.end(key.slot, last, reason);
                 }
             }
-            Command::BodyReady(key) => {
+            ShardCommand::BodyReady(key) => {
                 if self.find(key).is_some() {
                     self.on_readable(key.slot, true);
                 }
             }
-            Command::Stop { grace_ms } => self.stop(grace_ms),
+            ShardCommand::Stop { grace_ms } => self.stop(grace_ms),
             #[cfg(test)]
-            Command::Panic => panic!("on purpose"),
+            ShardCommand::Panic => panic!("on purpose"),
         }
     }
 

@@ -9,7 +9,7 @@ use bellwire_proto::device::SortKey;
 use bellwire_proto::labels::is_label_key;
 use bellwire_proto::{DeviceId, ScheduleId, Seq, TokenId};
 
-use super::DevicePlace;
+use super::DevicePosition;
 
 /// The position after which a page begins.
 ///
@@ -37,7 +37,7 @@ enum Position {
     /// The key of a label.
     Key(String),
     /// In an order that is not that of names: by what, and where.
-    Sorted(SortKey, DevicePlace),
+    Sorted(SortKey, DevicePosition),
 }
 
 /// Text that is no cursor, or a cursor of another list.
@@ -95,7 +95,7 @@ impl Cursor {
     }
 
     /// In a list of devices that is sorted so: after this one.
-    pub fn after_place(by: SortKey, place: DevicePlace) -> Self {
+    pub fn after_position(by: SortKey, place: DevicePosition) -> Self {
         Self(match by {
             SortKey::Id => Position::Device(place.device),
             by => Position::Sorted(by, place),
@@ -106,10 +106,10 @@ impl Cursor {
     ///
     /// # Errors
     /// When it is one of another list, or of another order.
-    pub fn place(&self, by: SortKey) -> Result<DevicePlace, BadCursor> {
+    pub fn place(&self, by: SortKey) -> Result<DevicePosition, BadCursor> {
         match &self.0 {
             Position::Device(device) if by == SortKey::Id => {
-                Ok(DevicePlace { device: device.clone(), value: 0 })
+                Ok(DevicePosition { device: device.clone(), value: 0 })
             }
             Position::Sorted(sorted, place) if *sorted == by => Ok(place.clone()),
             _ => Err(BadCursor),
@@ -233,7 +233,7 @@ impl FromStr for Cursor {
                 let name = std::str::from_utf8(name).map_err(|_| BadCursor)?;
                 let device = name.parse().map_err(|_| BadCursor)?;
                 let by = if kind == QUEUED_V1 { SortKey::Queued } else { SortKey::LastSeen };
-                Position::Sorted(by, DevicePlace { device, value: i64::from_be_bytes(*value) })
+                Position::Sorted(by, DevicePosition { device, value: i64::from_be_bytes(*value) })
             }
             Some((&KEY_V1, rest)) => {
                 let key = std::str::from_utf8(rest).map_err(|_| BadCursor)?;
@@ -271,13 +271,13 @@ mod tests {
             Cursor::after_schedule(ScheduleId::from_parts(7, [7; 10])),
             Cursor::after_audit(9),
             Cursor::after_key("example.com/site".to_owned()),
-            Cursor::after_place(
+            Cursor::after_position(
                 SortKey::LastSeen,
-                DevicePlace { device: "a".parse().unwrap(), value: -1 },
+                DevicePosition { device: "a".parse().unwrap(), value: -1 },
             ),
-            Cursor::after_place(
+            Cursor::after_position(
                 SortKey::Queued,
-                DevicePlace { device: "b".parse().unwrap(), value: i64::MAX },
+                DevicePosition { device: "b".parse().unwrap(), value: i64::MAX },
             ),
             Cursor::sealed(vec![0, 255]),
         ] {
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(device.seq(), Err(BadCursor));
         assert!(device.place(SortKey::Id).is_ok());
         assert_eq!(device.place(SortKey::Queued), Err(BadCursor));
-        let queued = Cursor::after_place(SortKey::Queued, device.place(SortKey::Id).unwrap());
+        let queued = Cursor::after_position(SortKey::Queued, device.place(SortKey::Id).unwrap());
         assert_eq!(queued.place(SortKey::LastSeen), Err(BadCursor));
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Queue<T> {
 struct Inner<T> {
     items: VecDeque<T>,
     closed: bool,
-    nudged: bool,
+    woken: bool,
     /// Threads that wait for an item. To notify costs a system call even when none does, and
     /// under load none does.
     waiting: usize,
@@ -25,7 +25,7 @@ struct Inner<T> {
 
 /// Why something was not put in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum PutError {
     Full,
     Closed,
 }
@@ -36,7 +36,7 @@ impl<T> Default for Queue<T> {
             inner: Mutex::new(Inner {
                 items: VecDeque::new(),
                 closed: false,
-                nudged: false,
+                woken: false,
                 waiting: 0,
             }),
             ready: Condvar::new(),
@@ -46,13 +46,13 @@ impl<T> Default for Queue<T> {
 
 impl<T> Queue<T> {
     /// Puts one in, unless `items_max` wait already or the queue is closed.
-    pub(super) fn put(&self, item: T, items_max: usize) -> Result<(), Refused> {
+    pub(super) fn put(&self, item: T, items_max: usize) -> Result<(), PutError> {
         let mut inner = self.lock();
         if inner.closed {
-            return Err(Refused::Closed);
+            return Err(PutError::Closed);
         }
         if inner.items.len() >= items_max {
-            return Err(Refused::Full);
+            return Err(PutError::Full);
         }
         inner.items.push_back(item);
         let awaited = inner.waiting > 0;
@@ -79,10 +79,10 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Moves all that wait into `taken`. Waits for there to be one, for a [`Queue::nudge`], or for
+    /// Moves all that wait into `taken`. Waits for there to be one, for a [`Queue::wake`], or for
     /// `wait_max` to pass; `false` once the queue is closed and empty.
     pub(super) fn take_all(&self, taken: &mut Vec<T>, wait_max: Option<Duration>) -> bool {
-        let idle = |inner: &mut Inner<T>| inner.items.is_empty() && !inner.closed && !inner.nudged;
+        let idle = |inner: &mut Inner<T>| inner.items.is_empty() && !inner.closed && !inner.woken;
         let mut inner = self.lock();
         inner.waiting += 1;
         let mut inner = match wait_max {
@@ -93,14 +93,14 @@ impl<T> Queue<T> {
             }
         };
         inner.waiting -= 1;
-        inner.nudged = false;
+        inner.woken = false;
         taken.extend(inner.items.drain(..));
         !(taken.is_empty() && inner.closed)
     }
 
     /// Makes [`Queue::take_all`] return, even with nothing.
-    pub(super) fn nudge(&self) {
-        self.lock().nudged = true;
+    pub(super) fn wake(&self) {
+        self.lock().woken = true;
         self.ready.notify_all();
     }
 
@@ -136,11 +136,11 @@ mod tests {
         let queue = Queue::<u32>::default();
         assert_eq!(queue.put(1, 2), Ok(()));
         assert_eq!(queue.put(2, 2), Ok(()));
-        assert_eq!(queue.put(3, 2), Err(Refused::Full));
+        assert_eq!(queue.put(3, 2), Err(PutError::Full));
         assert_eq!(queue.take(), Some(1));
         assert_eq!(queue.put(4, 2), Ok(()));
         queue.close();
-        assert_eq!(queue.put(5, 2), Err(Refused::Closed));
+        assert_eq!(queue.put(5, 2), Err(PutError::Closed));
         assert_eq!((queue.take(), queue.take(), queue.take()), (Some(2), Some(4), None));
     }
 
@@ -148,7 +148,7 @@ mod tests {
     fn what_waits_is_taken_at_once_in_order_and_a_nudge_takes_nothing() {
         let queue = Queue::<u32>::default();
         let mut taken = Vec::new();
-        queue.nudge();
+        queue.wake();
         assert!(queue.take_all(&mut taken, None));
         assert!(taken.is_empty());
         (1..=3).for_each(|n| assert_eq!(queue.put(n, usize::MAX), Ok(())));

@@ -24,11 +24,11 @@ use bellwire_proto::{
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::queue::{Queue, Refused};
+use super::queue::{PutError, Queue};
 use super::{
-    AuditFilter, BadCursor, CommandFilter, CommitTimes, Cursor, DeviceFilter, DevicePlace,
-    DevicePlaces, PageRequest, Reading, Snapshot, Store, StoreError, StoreEvents, StoredDevice,
-    StoredToken, StoredWait, Visible,
+    AuditFilter, BadCursor, CommandFilter, CommitTimes, Cursor, DeviceFilter, DevicePage,
+    DevicePosition, PageRequest, ReadFuture, Snapshot, Store, StoreError, StoreEvents,
+    StoredDevice, StoredToken, StoredWait, Visible,
 };
 use crate::clock::Clock;
 pub use check::{check as check_folder, has_admin_token};
@@ -256,7 +256,7 @@ impl SqliteStore {
     fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Reading<T> {
+    ) -> ReadFuture<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |shared, connection| {
             // The caller may have dropped the reading meanwhile.
@@ -274,13 +274,13 @@ impl SqliteStore {
 
 /// The answer to a read that was put into a queue, or not.
 async fn answer_of<T>(
-    put: Result<(), Refused>,
+    put: Result<(), PutError>,
     answered: oneshot::Receiver<Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     match put {
         Ok(()) => answered.await.unwrap_or(Err(StoreError::Closed)),
-        Err(Refused::Full) => Err(StoreError::Busy),
-        Err(Refused::Closed) => Err(StoreError::Closed),
+        Err(PutError::Full) => Err(StoreError::Busy),
+        Err(PutError::Closed) => Err(StoreError::Closed),
     }
 }
 
@@ -296,15 +296,15 @@ impl Store for SqliteStore {
         let _dropped = self.shared.loads.put(PointRead::Load(load), usize::MAX);
     }
 
-    fn command(&self, id: CommandId, visible: Visible) -> Reading<Option<Command>> {
+    fn command(&self, id: CommandId, visible: Visible) -> ReadFuture<Option<Command>> {
         self.read(move |connection| lists::command(connection, id, &visible))
     }
 
-    fn run_timeout(&self, id: CommandId) -> Reading<Option<Duration>> {
+    fn run_timeout(&self, id: CommandId) -> ReadFuture<Option<Duration>> {
         self.read(move |connection| lists::run_timeout(connection, id))
     }
 
-    fn commands(&self, filter: CommandFilter, page: PageRequest) -> Reading<Page<Command>> {
+    fn commands(&self, filter: CommandFilter, page: PageRequest) -> ReadFuture<Page<Command>> {
         match page.after.map(|cursor| cursor.seq()).transpose() {
             Ok(after) => {
                 self.read(move |connection| lists::commands(connection, &filter, page.limit, after))
@@ -318,7 +318,7 @@ impl Store for SqliteStore {
         prefix: CommandIdPrefix,
         limit: u32,
         visible: Visible,
-    ) -> Reading<Vec<Command>> {
+    ) -> ReadFuture<Vec<Command>> {
         self.read(move |connection| lists::commands_by_id(connection, &prefix, limit, &visible))
     }
 
@@ -327,7 +327,7 @@ impl Store for SqliteStore {
         id: CommandId,
         page: PageRequest,
         visible: Visible,
-    ) -> Reading<Option<Page<StoredWait>>> {
+    ) -> ReadFuture<Option<Page<StoredWait>>> {
         match self.after_device(&page) {
             Ok((after, seal)) => self.read(move |connection| {
                 waits::waits(connection, id, page.limit, after.as_ref(), &visible, &seal)
@@ -342,7 +342,7 @@ impl Store for SqliteStore {
         state: Option<DeliveryState>,
         page: PageRequest,
         visible: Visible,
-    ) -> Reading<Option<Page<Delivery>>> {
+    ) -> ReadFuture<Option<Page<Delivery>>> {
         match self.after_device(&page) {
             Ok((after, seal)) => self.read(move |connection| {
                 let after = after.as_ref();
@@ -357,25 +357,25 @@ impl Store for SqliteStore {
         id: CommandId,
         after: Option<DeviceId>,
         visible: Visible,
-    ) -> Reading<Option<Snapshot>> {
+    ) -> ReadFuture<Option<Snapshot>> {
         self.read(move |connection| lists::snapshot(connection, id, after.as_ref(), &visible))
     }
 
-    fn device(&self, id: DeviceId) -> Reading<Option<StoredDevice>> {
+    fn device(&self, id: DeviceId) -> ReadFuture<Option<StoredDevice>> {
         self.read(move |connection| lists::device(connection, &id))
     }
 
-    fn devices_named(&self, ids: Vec<DeviceId>) -> Reading<Vec<Option<StoredDevice>>> {
+    fn devices_named(&self, ids: Vec<DeviceId>) -> ReadFuture<Vec<Option<StoredDevice>>> {
         self.read(move |connection| lists::devices_named(connection, &ids))
     }
 
     fn devices(
         &self,
         filter: DeviceFilter,
-        after: Option<DevicePlace>,
+        after: Option<DevicePosition>,
         limit: u32,
         rows_max: u32,
-    ) -> Reading<DevicePlaces> {
+    ) -> ReadFuture<DevicePage> {
         self.read(move |connection| {
             lists::devices(connection, &filter, after.as_ref(), limit, rows_max)
         })
@@ -385,11 +385,11 @@ impl Store for SqliteStore {
         &self,
         filter: DeviceFilter,
         devices: Vec<DeviceId>,
-    ) -> Reading<Vec<DeviceId>> {
+    ) -> ReadFuture<Vec<DeviceId>> {
         self.read(move |connection| select::fitting(connection, &filter, devices))
     }
 
-    fn labels(&self, page: PageRequest, visible: Visible) -> Reading<Page<LabelCounts>> {
+    fn labels(&self, page: PageRequest, visible: Visible) -> ReadFuture<Page<LabelCounts>> {
         match page.after.map(|cursor| cursor.key().map(str::to_owned)).transpose() {
             Ok(after) => self.read(move |connection| {
                 label_counts::page(connection, page.limit, after.as_deref(), visible)
@@ -403,13 +403,13 @@ impl Store for SqliteStore {
         query: TargetQuery,
         after: Option<DeviceId>,
         rows_max: usize,
-    ) -> Reading<TargetPage> {
+    ) -> ReadFuture<TargetPage> {
         self.read(move |connection| found::found(connection, &query, after.as_ref(), rows_max))
     }
 
     /// By the thread of the core's loads, which answers together what gathers: a fleet that connects has its tokens looked
     /// up, and then its devices.
-    fn token(&self, id: TokenId) -> Reading<Option<StoredToken>> {
+    fn token(&self, id: TokenId) -> ReadFuture<Option<StoredToken>> {
         let (answer, answered) = oneshot::channel();
         #[cfg(test)]
         self.shared.reads.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
@@ -417,22 +417,26 @@ impl Store for SqliteStore {
         Box::pin(answer_of(put, answered))
     }
 
-    fn tokens(&self, page: PageRequest) -> Reading<Page<TokenRecord>> {
+    fn tokens(&self, page: PageRequest) -> ReadFuture<Page<TokenRecord>> {
         match page.after.map(|cursor| cursor.token()).transpose() {
             Ok(after) => self.read(move |connection| tokens::page(connection, page.limit, after)),
             Err(bad) => Box::pin(std::future::ready(Err(bad.into()))),
         }
     }
 
-    fn schedule(&self, id: ScheduleId) -> Reading<Option<ScheduleRecord>> {
+    fn schedule(&self, id: ScheduleId) -> ReadFuture<Option<ScheduleRecord>> {
         self.read(move |connection| schedules::by_id(connection, id))
     }
 
-    fn schedule_named(&self, name: String) -> Reading<Option<ScheduleRecord>> {
+    fn schedule_named(&self, name: String) -> ReadFuture<Option<ScheduleRecord>> {
         self.read(move |connection| schedules::by_name(connection, &name))
     }
 
-    fn schedules(&self, of: Option<TokenId>, page: PageRequest) -> Reading<Page<ScheduleRecord>> {
+    fn schedules(
+        &self,
+        of: Option<TokenId>,
+        page: PageRequest,
+    ) -> ReadFuture<Page<ScheduleRecord>> {
         match page.after.map(|cursor| cursor.schedule()).transpose() {
             Ok(after) => {
                 self.read(move |connection| schedules::page(connection, of, page.limit, after))
@@ -441,7 +445,7 @@ impl Store for SqliteStore {
         }
     }
 
-    fn audit(&self, filter: AuditFilter, page: PageRequest) -> Reading<Page<AuditEntry>> {
+    fn audit(&self, filter: AuditFilter, page: PageRequest) -> ReadFuture<Page<AuditEntry>> {
         match page.after.map(|cursor| cursor.audit()).transpose() {
             Ok(after) => {
                 self.read(move |connection| audit::page(connection, &filter, page.limit, after))
@@ -455,7 +459,7 @@ impl Store for SqliteStore {
         filter: AuditFilter,
         after: Option<u64>,
         limit: u32,
-    ) -> Reading<(Vec<AuditEntry>, u64)> {
+    ) -> ReadFuture<(Vec<AuditEntry>, u64)> {
         self.read(move |connection| match after {
             Some(after) => audit::following(connection, &filter, after, limit),
             None => Ok((Vec::new(), audit::last(connection)?)),
@@ -541,7 +545,7 @@ impl Shared {
     /// A reader met an error that ends the store. The writer reports it, see [`Shared::fail`].
     fn suspect(&self, error: StoreError) {
         let _first = self.suspected.set(error);
-        self.txns.nudge();
+        self.txns.wake();
     }
 
     /// A thread panicked, which is a fault of the program: the store has failed, and its reads,

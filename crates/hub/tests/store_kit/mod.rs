@@ -23,7 +23,7 @@ use bellwire_core::record::{
 use bellwire_core::{Instant, Now, Recovered};
 use bellwire_hub::Clock;
 use bellwire_hub::store::{
-    AuditFilter, DeviceFilter, Options, PageRequest, Reading, SqliteStore, Store, StoreError,
+    AuditFilter, DeviceFilter, Options, PageRequest, ReadFuture, SqliteStore, Store, StoreError,
     StoreEvents, StoredDevice,
 };
 use bellwire_proto::{
@@ -343,11 +343,11 @@ pub fn options() -> Options {
 }
 
 /// Waits for an answer of the store, outside of any runtime.
-pub fn read<T>(reading: Reading<T>) -> T {
+pub fn read<T>(reading: ReadFuture<T>) -> T {
     try_read(reading).unwrap()
 }
 
-pub fn try_read<T>(reading: Reading<T>) -> Result<T, StoreError> {
+pub fn try_read<T>(reading: ReadFuture<T>) -> Result<T, StoreError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(reading)
 }

@@ -23,7 +23,7 @@ impl Device {
     ) {
         if let Some(older) = older {
             if carried != Carriers::UNCONFIRMED {
-                self.rivalry.replaced(txn.now.instant);
+                self.identity_conflict.replaced(txn.now.instant);
             }
             txn.close(older.session, ByeReason::Replaced);
         }

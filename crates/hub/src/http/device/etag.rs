@@ -33,7 +33,7 @@ fn tag(labels: &Labels) -> String {
 /// What a request says that the labels must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum IfMatch {
-    /// It says nothing.
+    /// It has no `If-Match`: the labels may be any.
     Anything,
     /// The device is there (`*`).
     Exists,

@@ -14,7 +14,7 @@ use bellwire_proto::{Device, DeviceId, DeviceStatus, Page, Problem, Selector, Ti
 use super::super::page;
 use super::super::request::Request;
 use crate::driver::Driver;
-use crate::store::{Cursor, DeviceFilter, DevicePlace};
+use crate::store::{Cursor, DeviceFilter, DevicePosition};
 
 /// Names of a part that is looked at together.
 const PART: usize = 1000;
@@ -73,8 +73,8 @@ pub(in crate::http) async fn list(request: Request) -> Result<Response, Problem>
     let (devices, places) = search.page(after).await?;
     page::page(devices, |last| {
         let place = places.into_iter().find(|place| place.device == last.id);
-        let here = DevicePlace { device: last.id.clone(), value: 0 };
-        Cursor::after_place(order.by, place.unwrap_or(here))
+        let here = DevicePosition { device: last.id.clone(), value: 0 };
+        Cursor::after_position(order.by, place.unwrap_or(here))
     })
 }
 
@@ -99,9 +99,9 @@ enum From {
 
 /// What was found for a page, and what remains of its bounds.
 struct Found {
-    places: Vec<DevicePlace>,
+    places: Vec<DevicePosition>,
     /// How far the search has come, when there may be more.
-    next: Option<DevicePlace>,
+    next: Option<DevicePosition>,
     rows: u32,
     searched: usize,
 }
@@ -109,8 +109,8 @@ struct Found {
 impl Search<'_> {
     async fn page(
         &self,
-        after: Option<DevicePlace>,
-    ) -> Result<(Page<Device>, Vec<DevicePlace>), Problem> {
+        after: Option<DevicePosition>,
+    ) -> Result<(Page<Device>, Vec<DevicePosition>), Problem> {
         let mut found = Found {
             places: Vec::new(),
             next: after,
@@ -178,11 +178,11 @@ impl Search<'_> {
         if self.filter.unseen_before.is_some() { Some(false) } else { self.online }
     }
 
-    fn is_past(&self, from: From, after: Option<&DevicePlace>) -> bool {
+    fn is_past(&self, from: From, after: Option<&DevicePosition>) -> bool {
         let Some(after) = after.filter(|_| self.filter.order.by == SortKey::LastSeen) else {
             return false;
         };
-        let among_online = after.value == DevicePlace::ONLINE;
+        let among_online = after.value == DevicePosition::ONLINE;
         match from {
             From::Online => self.filter.order.descending && !among_online,
             From::Store => !self.filter.order.descending && among_online,
@@ -192,7 +192,7 @@ impl Search<'_> {
     /// Those that are online, by name: through their names, or through what the selector finds if there are many.
     async fn search_online(&self, found: &mut Found) -> Result<(), Problem> {
         let by_last_seen = self.filter.order.by == SortKey::LastSeen;
-        let value = if by_last_seen { DevicePlace::ONLINE } else { 0 };
+        let value = if by_last_seen { DevicePosition::ONLINE } else { 0 };
         found.next = found.next.take().filter(|after| after.value == value);
         if !self.few_online()? {
             let order = DeviceOrder { by: SortKey::Id, ..self.filter.order };
@@ -208,7 +208,7 @@ impl Search<'_> {
             let names = self.driver.online_part(after.as_ref(), prefix, descending, limit)?;
             let Some(last) = names.last().cloned() else {
                 if limit == 0 {
-                    found.next = after.map(|device| DevicePlace { device, value });
+                    found.next = after.map(|device| DevicePosition { device, value });
                 }
                 return Ok(());
             };
@@ -216,7 +216,7 @@ impl Search<'_> {
             let fit = self.driver.store().devices_fitting(self.filter.clone(), names).await?;
             let presences = self.driver.presences(&fit)?;
             let fit = fit.into_iter().zip(presences).filter(|(_, now)| self.fits(now, Some(true)));
-            found.places.extend(fit.map(|(device, _)| DevicePlace { device, value }));
+            found.places.extend(fit.map(|(device, _)| DevicePosition { device, value }));
             after = Some(last);
         }
         Ok(())
@@ -239,9 +239,9 @@ impl Search<'_> {
         found: &mut Found,
     ) -> Result<(), Problem> {
         let by_presence = online.is_some() || self.conflict.is_some();
-        let of_store = |place: DevicePlace| DevicePlace { value: 0, ..place };
-        let placed = |place: DevicePlace| match value {
-            Some(value) => DevicePlace { value, ..place },
+        let of_store = |place: DevicePosition| DevicePosition { value: 0, ..place };
+        let placed = |place: DevicePosition| match value {
+            Some(value) => DevicePosition { value, ..place },
             None => place,
         };
         let mut after = found.next.take();
@@ -281,7 +281,7 @@ impl Search<'_> {
     }
 
     /// The rows of what was found, as many as fit on a page.
-    async fn read(&self, found: Found) -> Result<(Page<Device>, Vec<DevicePlace>), Problem> {
+    async fn read(&self, found: Found) -> Result<(Page<Device>, Vec<DevicePosition>), Problem> {
         let mut items: Vec<Device> = Vec::new();
         let mut next = found.next;
         let mut bytes = 0;
@@ -306,7 +306,7 @@ impl Search<'_> {
         }
         let next = next.and_then(|place| {
             let shown = items.last().is_some_and(|last| last.id == place.device);
-            let cursor = Cursor::after_place(self.filter.order.by, place);
+            let cursor = Cursor::after_position(self.filter.order.by, place);
             // Of a device that is not there for the reader, nothing can be read.
             let named = shown || self.filter.visible.is_all();
             if named { Some(cursor) } else { self.driver.store().seal_cursor(&cursor) }

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::*;
-use crate::jwt::{Jwt, Refused};
+use crate::jwt::{Jwt, JwtError};
 
 const NOW_S: u64 = 1_800_000_000;
 
@@ -144,7 +144,7 @@ fn following(url: &str) -> (Arc<Jwt>, Receiver<Vec<TokenId>>) {
     (jwt, ends)
 }
 
-async fn judged(jwt: &Jwt, key: &SigningKey) -> Result<(), Refused> {
+async fn judged(jwt: &Jwt, key: &SigningKey) -> Result<(), JwtError> {
     jwt.grant_now(&key.token(), now()).await.map(drop)
 }
 
@@ -203,20 +203,20 @@ async fn a_new_key_is_found_by_its_first_token_once_a_minute_and_what_the_old_on
     assert!(jwt.is_used(id, given.key, given.expires_at, now()));
 
     server.answers("200 OK", &set(&[&new]));
-    assert_eq!(judged(&jwt, &new).await, Err(Refused::Kid), "it was fetched a moment ago");
+    assert_eq!(judged(&jwt, &new).await, Err(JwtError::Kid), "it was fetched a moment ago");
     pass(60).await;
     let twenty = (0..20).map(|_| judged(&jwt, &new));
     assert_eq!(futures_util::future::join_all(twenty).await, vec![Ok(()); 20]);
     assert_eq!(server.asked().len(), 2, "one fetch for all of them");
     assert_eq!(ended(&mut ends).await, Some(vec![id]));
     assert!(!jwt.has(given.key));
-    assert_eq!(judged(&jwt, &old).await, Err(Refused::Kid));
+    assert_eq!(judged(&jwt, &old).await, Err(JwtError::Kid));
 
     // A flood of unknown names costs the issuer one request a minute.
     pass(60).await;
     let stranger = SigningKey::new("nobody");
     for _ in 0..20 {
-        assert_eq!(judged(&jwt, &stranger).await, Err(Refused::Kid));
+        assert_eq!(judged(&jwt, &stranger).await, Err(JwtError::Kid));
     }
     assert_eq!(server.asked().len(), 3);
     assert_eq!(judged(&jwt, &new).await, Ok(()), "what did not change goes on");
@@ -309,9 +309,9 @@ async fn an_issuer_that_never_answers_holds_nobody_for_longer_than_the_fetch_may
     });
     until(|| server.asked().len() == 1).await;
     pass(11).await;
-    assert_eq!(waiting.await.unwrap(), Err(Refused::Kid));
+    assert_eq!(waiting.await.unwrap(), Err(JwtError::Kid));
     until(|| fetches(&jwt) == (0, 1)).await;
-    assert_eq!(judged(&jwt, &key).await, Err(Refused::Kid), "at once");
+    assert_eq!(judged(&jwt, &key).await, Err(JwtError::Kid), "at once");
 }
 
 #[tokio::test]

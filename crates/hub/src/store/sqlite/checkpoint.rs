@@ -44,7 +44,7 @@ impl<'c> Checkpoint<'c> {
         if short || too_long {
             log_after(&mut self.passive)?;
         } else {
-            shared.checkpoints.nudge();
+            shared.checkpoints.wake();
         }
         Ok(())
     }

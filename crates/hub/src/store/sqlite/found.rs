@@ -11,7 +11,7 @@ use rusqlite::{Connection, Error, Result, params};
 
 use super::rows::{self, int};
 use super::select;
-use crate::store::{DeviceFilter, DevicePlace, Visible};
+use crate::store::{DeviceFilter, DevicePosition, Visible};
 
 /// Those that the command `?1` was for, and whether it is there in one of the states of the JSON list `?2`. The test is a
 /// column, since the number of rows that are looked at has a bound.
@@ -104,7 +104,7 @@ fn registered(
     rows_max: usize,
 ) -> Result<TargetPage> {
     let mut page = TargetPage::default();
-    let after = after.map(|device| DevicePlace { device: device.clone(), value: 0 });
+    let after = after.map(|device| DevicePosition { device: device.clone(), value: 0 });
     let mut looked_at = 0;
     select::each(connection, &filter(query), after.as_ref(), &mut |place, fits| {
         looked_at += 1;

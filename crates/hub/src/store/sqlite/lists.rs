@@ -19,7 +19,7 @@ use super::rows::{self, command_columns, delivery_columns, device_columns, int};
 use super::seal::Seal;
 use super::select;
 use crate::store::{
-    Cursor, DeviceFilter, DevicePlace, DevicePlaces, Snapshot, StoredDevice, Visible,
+    Cursor, DeviceFilter, DevicePage, DevicePosition, Snapshot, StoredDevice, Visible,
 };
 
 mod commands;
@@ -156,10 +156,10 @@ pub(super) fn device(connection: &Connection, id: &DeviceId) -> Result<Option<St
 pub(super) fn devices(
     connection: &Connection,
     filter: &DeviceFilter,
-    after: Option<&DevicePlace>,
+    after: Option<&DevicePosition>,
     limit: u32,
     rows_max: u32,
-) -> Result<DevicePlaces> {
+) -> Result<DevicePage> {
     let mut page = Paging::new(limit, rows_max, &Visible::all());
     select::each(connection, filter, after, &mut |place, fits| {
         match page.look(place.clone(), fits) {
@@ -170,7 +170,7 @@ pub(super) fn devices(
         Ok(ControlFlow::Continue(()))
     })?;
     let next = page.position.filter(|_| page.more);
-    Ok(DevicePlaces { found: page.items, looked_at: page.looked_at, next })
+    Ok(DevicePage { found: page.items, looked_at: page.looked_at, next })
 }
 
 /// These devices in their order; `None` for one that is not known.

@@ -112,7 +112,7 @@ pub enum OpenError {
     Folder {
         /// The folder or the file.
         path: PathBuf,
-        /// Why.
+        /// What the system says of it.
         source: io::Error,
     },
     /// Another hub uses the folder.
@@ -145,25 +145,25 @@ pub enum OpenError {
         path.display()
     )]
     Newer {
-        /// The file.
+        /// The database in the data folder.
         path: PathBuf,
-        /// Its version.
+        /// The version in the file.
         found: i64,
-        /// Ours.
+        /// The latest version that this program knows.
         known: i64,
     },
     /// Not written by Bellwire.
     #[error("{} is not a database of Bellwire: move it away or choose another folder", path.display())]
     Foreign {
-        /// The file.
+        /// The database in the data folder.
         path: PathBuf,
     },
     /// SQLite refuses: the disk, or a damaged file.
     #[error("cannot open {}: {source}", path.display())]
     Sqlite {
-        /// The file.
+        /// The database in the data folder.
         path: PathBuf,
-        /// Why.
+        /// What SQLite says of it.
         source: rusqlite::Error,
     },
 }

@@ -86,7 +86,7 @@ mod tests {
     use bellwire_proto::device::SortKey;
 
     use super::*;
-    use crate::store::DevicePlace;
+    use crate::store::DevicePosition;
 
     fn store() -> Connection {
         let connection = Connection::open_in_memory().unwrap();
@@ -101,9 +101,9 @@ mod tests {
         let seal = Seal::of(&store).unwrap();
         let named = |name: &str| Cursor::after_device(name.parse().unwrap());
         let place =
-            DevicePlace { device: "b".repeat(128).parse().unwrap(), value: 1_700_000_000_000 };
+            DevicePosition { device: "b".repeat(128).parse().unwrap(), value: 1_700_000_000_000 };
         let cursors =
-            [named("a"), named(&"b".repeat(128)), Cursor::after_place(SortKey::LastSeen, place)];
+            [named("a"), named(&"b".repeat(128)), Cursor::after_position(SortKey::LastSeen, place)];
         let text = |cursor| seal.seal(cursor).unwrap().to_string();
         let [short, ..] = &cursors;
         assert_ne!(text(short), text(short), "it does not distinguish two devices either");

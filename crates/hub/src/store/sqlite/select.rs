@@ -13,7 +13,7 @@ use bellwire_proto::selector::{Op, Requirement};
 use rusqlite::{Connection, Result, params_from_iter};
 
 use super::rows;
-use crate::store::{DeviceFilter, DevicePlace};
+use crate::store::{DeviceFilter, DevicePosition};
 use sql::{Sql, is_positive, table};
 use walk::walks;
 
@@ -24,17 +24,17 @@ mod walk;
 const SORTED_MAX: i64 = 2000;
 
 /// A row that may fit, and whether it does.
-pub(super) type Visit<'v> = &'v mut dyn FnMut(DevicePlace, bool) -> Result<ControlFlow<()>>;
+pub(super) type Visit<'v> = &'v mut dyn FnMut(DevicePosition, bool) -> Result<ControlFlow<()>>;
 
 /// Calls `visit` with each device after `after` that may fit, in the order of the filter, and with whether it does, until
 /// that ends the walk. How many of them do not fit is not bounded here.
 pub(super) fn each(
     connection: &Connection,
     filter: &DeviceFilter,
-    after: Option<&DevicePlace>,
+    after: Option<&DevicePosition>,
     visit: Visit<'_>,
 ) -> Result<()> {
-    let wanted = Wanted::of(filter);
+    let wanted = DeviceQuery::of(filter);
     let statements = match wanted.source(connection, after)? {
         Some(source) if filter.order.by == SortKey::Id => vec![wanted.by_name(&source, after)],
         Some(source) => vec![wanted.sorted(&source, after)],
@@ -44,7 +44,7 @@ pub(super) fn each(
         let mut statement = connection.prepare(&text)?;
         let mut found = statement.query(params_from_iter(values))?;
         while let Some(row) = found.next()? {
-            let place = DevicePlace { device: rows::device_id(row, 0)?, value: row.get(1)? };
+            let place = DevicePosition { device: rows::device_id(row, 0)?, value: row.get(1)? };
             if visit(place, row.get(2)?)?.is_break() {
                 return Ok(());
             }
@@ -59,7 +59,7 @@ pub(super) fn fitting(
     filter: &DeviceFilter,
     devices: Vec<DeviceId>,
 ) -> Result<Vec<DeviceId>> {
-    let wanted = Wanted::of(filter);
+    let wanted = DeviceQuery::of(filter);
     let mut sql = Sql::new("SELECT ");
     wanted.fits(None, &mut sql);
     sql.text(" FROM devices x WHERE x.device = ?");
@@ -76,7 +76,7 @@ pub(super) fn fitting(
 }
 
 /// A filter as the parts of a statement.
-struct Wanted<'a> {
+struct DeviceQuery<'a> {
     filter: &'a DeviceFilter,
     /// Of its own selector, and of what exists for the reader.
     requirements: Vec<&'a Requirement>,
@@ -97,7 +97,7 @@ enum Source<'a> {
     Unseen,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> DeviceQuery<'a> {
     fn of(filter: &'a DeviceFilter) -> Self {
         let visible = filter.visible.select().map_or(&[][..], |select| select.requirements());
         Self { filter, requirements: filter.select.requirements().iter().chain(visible).collect() }
@@ -107,7 +107,7 @@ impl<'a> Wanted<'a> {
     fn source(
         &self,
         connection: &Connection,
-        after: Option<&DevicePlace>,
+        after: Option<&DevicePosition>,
     ) -> Result<Option<Source<'a>>> {
         let filter = self.filter;
         let positive = || self.requirements.iter().copied().filter(|r| is_positive(r));
@@ -141,7 +141,7 @@ impl<'a> Wanted<'a> {
     }
 
     /// The rows of a source by name.
-    fn by_name(&self, source: &Source<'_>, after: Option<&DevicePlace>) -> Sql {
+    fn by_name(&self, source: &Source<'_>, after: Option<&DevicePosition>) -> Sql {
         let mut sql = Sql::new("SELECT x.device, 0, ");
         self.fits(Some(source), &mut sql);
         self.from(source, after, &mut sql);
@@ -150,7 +150,7 @@ impl<'a> Wanted<'a> {
     }
 
     /// The few rows of a source, sorted.
-    fn sorted(&self, source: &Source<'_>, after: Option<&DevicePlace>) -> Sql {
+    fn sorted(&self, source: &Source<'_>, after: Option<&DevicePosition>) -> Sql {
         let mut sql = Sql::new("SELECT device, value, fits FROM (SELECT x.device AS device, ");
         sql.text(match self.filter.order.by {
             SortKey::Id => "0",
@@ -176,7 +176,7 @@ impl<'a> Wanted<'a> {
     }
 
     /// Where the rows come from. `after` bounds them where the order is that of names.
-    fn from(&self, source: &Source<'_>, after: Option<&DevicePlace>, sql: &mut Sql) {
+    fn from(&self, source: &Source<'_>, after: Option<&DevicePosition>, sql: &mut Sql) {
         match source {
             Source::Names => {
                 sql.text(" FROM devices x WHERE TRUE");

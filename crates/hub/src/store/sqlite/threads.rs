@@ -74,7 +74,7 @@ mod tests {
 
     use bellwire_core::record::{Committed, Loaded};
 
-    use crate::store::{Options, Reading, SqliteStore, Store, StoreError, StoreEvents};
+    use crate::store::{Options, ReadFuture, SqliteStore, Store, StoreError, StoreEvents};
 
     struct Failures(Mutex<SyncSender<StoreError>>);
 
@@ -93,7 +93,7 @@ mod tests {
         (store, failed)
     }
 
-    fn wait<T>(reading: Reading<T>) -> Result<T, StoreError> {
+    fn wait<T>(reading: ReadFuture<T>) -> Result<T, StoreError> {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(reading)
     }
 

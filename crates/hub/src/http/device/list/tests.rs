@@ -29,7 +29,7 @@ async fn a_search_that_finds_nothing_looks_at_so_many_devices_and_no_more() {
     // It counted what fitted the selector, and so went through the whole table when nothing did.
     let dir = tempfile::tempdir().unwrap();
     let driver = five(dir.path()).await;
-    let page = |select: &str, rows_max, after: Option<DevicePlace>| {
+    let page = |select: &str, rows_max, after: Option<DevicePosition>| {
         let filter = DeviceFilter { select: select.parse().unwrap(), ..DeviceFilter::default() };
         let driver = driver.clone();
         async move {

@@ -5,12 +5,12 @@
 
 use bellwire_proto::device::SortKey;
 
-use super::Wanted;
+use super::DeviceQuery;
 use super::sql::Sql;
-use crate::store::DevicePlace;
+use crate::store::DevicePosition;
 
 /// A part of an order.
-struct Part {
+struct IndexRange {
     /// The values that are in it.
     first: i64,
     last: i64,
@@ -21,26 +21,26 @@ struct Part {
     fits: &'static str,
 }
 
-const BY_LAST_SEEN: [Part; 2] = [
-    Part {
+const BY_LAST_SEEN: [IndexRange; 2] = [
+    IndexRange {
         first: -1,
         last: -1,
         from: "devices x INDEXED BY devices_seen WHERE x.seen_at IS NULL",
         value: "-1",
         fits: "",
     },
-    Part {
+    IndexRange {
         first: 0,
         // Above it are those that are online, which the store does not know.
-        last: DevicePlace::ONLINE - 1,
+        last: DevicePosition::ONLINE - 1,
         from: "devices x INDEXED BY devices_seen WHERE x.seen_at IS NOT NULL",
         value: "x.seen_at",
         fits: "",
     },
 ];
 
-const BY_QUEUED: [Part; 3] = [
-    Part {
+const BY_QUEUED: [IndexRange; 3] = [
+    IndexRange {
         first: 0,
         last: 0,
         from: "devices x WHERE TRUE",
@@ -48,14 +48,14 @@ const BY_QUEUED: [Part; 3] = [
         fits: " AND NOT EXISTS (SELECT 1 FROM queues q WHERE q.device = x.device)",
     },
     // There is one for nearly each device, or for few.
-    Part {
+    IndexRange {
         first: 1,
         last: 1,
         from: "queues x WHERE TRUE",
         value: "1",
         fits: " AND x.queued = 1 AND EXISTS (SELECT 1 FROM devices d WHERE d.device = x.device)",
     },
-    Part {
+    IndexRange {
         first: 2,
         last: i64::MAX,
         from: "queues x INDEXED BY queues_long WHERE x.queued > 1",
@@ -65,13 +65,13 @@ const BY_QUEUED: [Part; 3] = [
 ];
 
 /// The statements that give what is after `after`, one after the other.
-pub(super) fn walks(wanted: &Wanted<'_>, after: Option<&DevicePlace>) -> Vec<Sql> {
-    let parts: &[Part] = match wanted.filter.order.by {
+pub(super) fn walks(wanted: &DeviceQuery<'_>, after: Option<&DevicePosition>) -> Vec<Sql> {
+    let parts: &[IndexRange] = match wanted.filter.order.by {
         SortKey::Id => &[],
         SortKey::LastSeen => &BY_LAST_SEEN,
         SortKey::Queued => &BY_QUEUED,
     };
-    let walk = |part: &Part| part.walk(wanted, after);
+    let walk = |part: &IndexRange| part.walk(wanted, after);
     if wanted.filter.order.descending {
         parts.iter().rev().filter_map(walk).collect()
     } else {
@@ -79,9 +79,9 @@ pub(super) fn walks(wanted: &Wanted<'_>, after: Option<&DevicePlace>) -> Vec<Sql
     }
 }
 
-impl Part {
+impl IndexRange {
     /// What remains of it after `after`, if anything can.
-    fn walk(&self, wanted: &Wanted<'_>, after: Option<&DevicePlace>) -> Option<Sql> {
+    fn walk(&self, wanted: &DeviceQuery<'_>, after: Option<&DevicePosition>) -> Option<Sql> {
         let descending = wanted.filter.order.descending;
         // Only the part that the place is in begins in its middle.
         let after = match after {

@@ -11,7 +11,7 @@ use crate::txn::TxnBuilder;
 
 /// When streams of a device were replaced by others. Nothing while none was: a hub holds very many devices.
 #[derive(Debug, Default)]
-pub(super) struct Rivalry(Option<Box<Replaced>>);
+pub(super) struct IdentityConflict(Option<Box<Replaced>>);
 
 #[derive(Debug, Default)]
 struct Replaced {
@@ -20,7 +20,7 @@ struct Replaced {
     conflict: bool,
 }
 
-impl Rivalry {
+impl IdentityConflict {
     /// A stream was replaced by a newer one.
     pub(super) fn replaced(&mut self, now: Instant) {
         let replaced = self.0.get_or_insert_default();
@@ -61,7 +61,7 @@ impl Rivalry {
 impl Device {
     /// Notifies observers if a conflict has begun or ended since the last call.
     pub(super) fn update_rivalry(&mut self, txn: &mut TxnBuilder<'_>) {
-        if self.rivalry.update(txn.now.instant) && self.known {
+        if self.identity_conflict.update(txn.now.instant) && self.known {
             self.notify(DeviceChange::Changed, txn);
         }
     }

@@ -22,7 +22,7 @@ impl Driver {
     /// # Errors
     /// `unknown_command`, `illegal_transition` when all of these had ended before, `rate_limited` when some had yet to come into
     /// being, `store_unavailable`.
-    pub async fn cancel_part(
+    pub async fn cancel_visible(
         &self,
         command: CommandId,
         force: bool,
@@ -45,7 +45,7 @@ impl Driver {
         for _ in 0..CANCEL_LOOKS {
             // Before they are listed: what comes into being between the two is for the next look.
             let found = self.command(command, visible.clone()).await?;
-            let ended = self.cancel_visible(command, force, &visible, &mut cancelled).await?;
+            let ended = self.cancel_pass(command, force, &visible, &mut cancelled).await?;
             if found.counts.values().sum::<u64>() >= found.total {
                 let shown = self.command(command, visible).await?;
                 return match ended.filter(|_| cancelled == 0 && shown.done) {
@@ -62,7 +62,7 @@ impl Driver {
     }
 
     /// Those that there are now. Gives the first that had ended.
-    async fn cancel_visible(
+    async fn cancel_pass(
         &self,
         command: CommandId,
         force: bool,

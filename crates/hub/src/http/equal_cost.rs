@@ -1,5 +1,5 @@
 //! What is outside of an operator's selector takes the same way as what does not exist: so many reads of the store, and the
-//! lock of the core as often. Counted and not timed, on every route of the table; that the answers are the same bytes is
+//! lock of the core as often. CountingHub and not timed, on every route of the table; that the answers are the same bytes is
 //! tested from outside (`tests/hostile/scope.rs`).
 
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::store::{Options, SqliteStore};
 /// How often each call is made: what the hub does by itself meanwhile can only add to a count.
 const TRIES: usize = 5;
 
-struct Counted {
+struct CountingHub {
     driver: Driver,
     store: Arc<SqliteStore>,
     _dir: tempfile::TempDir,
 }
 
-impl Counted {
+impl CountingHub {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, recovered) = SqliteStore::open(dir.path(), Options::default()).unwrap();
@@ -78,7 +78,7 @@ const BODIES: [&str; 4] = [
 
 #[tokio::test]
 async fn what_is_outside_of_a_selector_costs_the_same_reads_and_locks_as_what_is_not_there() {
-    let hub = Counted::start();
+    let hub = CountingHub::start();
     for (device, site) in [("lyon-1", "lyon"), ("rome-1", "rome")] {
         let labels = Labels::from([("site".into(), site.into())]);
         hub.driver.put_device(device.parse().unwrap(), labels).await.unwrap();
@@ -119,7 +119,7 @@ async fn what_is_outside_of_a_selector_costs_the_same_reads_and_locks_as_what_is
 /// Or the counters of the other test would prove nothing.
 #[tokio::test]
 async fn a_device_that_is_seen_costs_more_than_one_that_is_not() {
-    let hub = Counted::start();
+    let hub = CountingHub::start();
     hub.driver.put_device("lyon-1".parse().unwrap(), Labels::new()).await.unwrap();
     let seen = hub.work("", "GET", "/v1/devices/lyon-1", "").await;
     let missing = hub.work("", "GET", "/v1/devices/rome-9", "").await;
