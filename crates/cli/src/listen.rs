@@ -15,8 +15,8 @@ use bellwire::output::consumed_line;
 use bellwire_client::Controller;
 use bellwire_client::agent::handler::{Program, ProgramError};
 use bellwire_client::agent::run::{
-    DataDir, Job, ProgressReceiver, Run as _, Stop, StopReceiver, StopSender, progress_channel,
-    stop_channel,
+    DataDir, ProgressReceiver, Run as _, RunContext, Stop, StopReceiver, StopSender,
+    progress_channel, stop_channel,
 };
 use bellwire_client::api::{Error, ListenOptions, Signal};
 use bellwire_client::event_source::Retry;
@@ -333,7 +333,7 @@ impl Link {
     /// would never end it.
     async fn run(&self, program: &Program, command: &CommandEvent, stop: StopReceiver) -> Report {
         let (progress_sender, progress) = progress_channel();
-        let job = Job {
+        let context = RunContext {
             command: command.clone(),
             device: self.device.clone(),
             data_dir: Arc::clone(&self.data_dir),
@@ -343,7 +343,7 @@ impl Link {
         };
         tokio::select! {
             never = self.report_running(command, progress) => never,
-            ended = program.start(job) => ended.into_completion().into_report(),
+            ended = program.start(context) => ended.into_completion().into_report(),
         }
     }
 

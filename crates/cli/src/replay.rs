@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bellwire_client::agent::forward::Forward;
 use bellwire_client::agent::run::{
-    Completion, DataDir, End, Ended, Job, Run, Stop, progress_channel, stop_channel,
+    Completion, CompletionState, DataDir, Run, RunContext, RunEnd, Stop, progress_channel,
+    stop_channel,
 };
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Delivery, DeliveryState, DeviceId, ErrorInfo, Outcome, Timestamp};
@@ -68,7 +69,7 @@ async fn give(
     limit: Duration,
 ) -> anyhow::Result<Completion> {
     let (stop_sender, stop) = stop_channel();
-    let job = Job {
+    let context = RunContext {
         command: command.clone(),
         device: device.clone(),
         // Of its own: an agent beside this one may run the same command.
@@ -79,8 +80,8 @@ async fn give(
     };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut running = handler.start(job);
-    let ended: Ended = tokio::select! {
+    let mut running = handler.start(context);
+    let ended: RunEnd = tokio::select! {
         ended = &mut running => ended,
         _ = interrupt.recv() => { stop_sender.send(Stop::Cancel); running.await }
         _ = terminate.recv() => { stop_sender.send(Stop::Cancel); running.await }
@@ -93,11 +94,11 @@ fn now() -> Timestamp {
     Timestamp::from_unix_ms(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn state_of(end: End) -> DeliveryState {
+fn state_of(end: CompletionState) -> DeliveryState {
     match end {
-        End::Succeeded => DeliveryState::Succeeded,
-        End::Failed => DeliveryState::Failed,
-        End::Cancelled => DeliveryState::Cancelled,
+        CompletionState::Succeeded => DeliveryState::Succeeded,
+        CompletionState::Failed => DeliveryState::Failed,
+        CompletionState::Cancelled => DeliveryState::Cancelled,
     }
 }
 

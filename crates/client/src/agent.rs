@@ -34,7 +34,7 @@
 //!
 //! - `engine`: the state machine of the commands, without I/O.
 //! - `journal`: what must survive a power cut; [`inspect`] shows and repairs it.
-//! - `driver`: the event loop; it uses `link`, `known`, `credential`, `clock`, `facts` and [`status`].
+//! - `driver`: the event loop; it uses `link`, `network_finding`, `credential`, `clock`, `facts` and [`status`].
 //! - [`policy`] and `list`: what may run; [`run`], [`handler`], [`forward`], `closure`: what runs.
 
 use std::collections::BTreeMap;
@@ -61,9 +61,9 @@ pub mod forward;
 pub mod handler;
 pub mod inspect;
 mod journal;
-mod known;
 mod link;
 mod list;
+mod network_finding;
 pub mod policy;
 pub mod run;
 pub mod status;

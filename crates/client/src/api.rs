@@ -350,7 +350,7 @@ impl Controller {
     /// Succeeds when the hub is alive, even while it is draining.
     ///
     /// # Errors
-    /// When it is not.
+    /// When the hub cannot be reached, or something else answers.
     pub async fn health(&self) -> Result<(), Error> {
         self.call(Method::GET, ["healthz"]).send().await.map(drop)
     }

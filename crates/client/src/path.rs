@@ -6,9 +6,10 @@
 //!
 //! The long poll is the floor: a response that ends passes every middlebox. So a poll comes first and proves hub,
 //! credential and network in one exchange; then a stream is proven beside it. A stream is *good* once its hello and two
-//! heartbeats were on time by the hub's own clock, and carries once the hub has its confirmation; then the poller rests.
+//! heartbeats were on time by the hub's own clock, and carries once the hub has its confirmation; then the poller is idle.
 //! A stream that fails while the hub answers a ping is the network's fault: it is tried once more with a comment after each
-//! write, and then rests while polls carry. Two ways share one cursor, and each (command, attempt) is delivered once.
+//! write, and then streams are suspended while polls carry. Two ways share one cursor, and each (command, attempt) is delivered
+//! once.
 //!
 //! - `poller`: the polls, how long each is held, and what their loss means.
 //! - `streamer`: one stream at a time, its proof, its end, and when the next is opened.
@@ -38,8 +39,8 @@ pub mod wake;
 
 pub use lag::limit_ms as lag_limit_ms;
 pub use poller::{PollFailure, PollFailureKind};
-pub use status::{Carrier, PathStatus, Verdict};
-pub use streamer::{HelloTimes, Rung, StreamEnd};
+pub use status::{Carrier, PathHint, PathStatus};
+pub use streamer::{HelloTimes, StreamEnd, StreamMode};
 
 use deadlines::{BACKOFF_BASE_MS, DELAY_MIN_MS};
 use lag::Exchanges;
@@ -59,8 +60,8 @@ pub struct PathSettings {
     pub healthy_after_ms: u64,
     /// The last command that arrived before, if that is known.
     pub cursor: Option<Seq>,
-    /// What an earlier run has found out: a hint alone.
-    pub verdict: Option<Verdict>,
+    /// What an earlier run has found out about the network.
+    pub hint: Option<PathHint>,
 }
 
 impl Default for PathSettings {
@@ -70,7 +71,7 @@ impl Default for PathSettings {
             backoff_max_ms: 60_000,
             healthy_after_ms: 10_000,
             cursor: None,
-            verdict: None,
+            hint: None,
         }
     }
 }
@@ -113,7 +114,7 @@ pub enum Output {
         /// Milliseconds from now.
         retry_in_ms: u64,
     },
-    /// [`Path::status`] has changed, or what the next run needs of [`Path::verdict`].
+    /// [`Path::status`] has changed, or what the next run needs of [`Path::hint`].
     Changed,
 }
 
@@ -134,7 +135,7 @@ pub struct Path {
     silent_since: Option<u64>,
     status: PathStatus,
     /// Those of the last [`Output::Changed`].
-    hints: status::Hints,
+    hint_values: status::HintValues,
 }
 
 /// Whether the hub has answered on any way since the last loss.
@@ -153,8 +154,8 @@ impl Path {
     pub fn new(now: u64, settings: PathSettings, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let (poller, streamer) = (
-            Poller::new(now, settings.verdict.as_ref()),
-            Streamer::new(now, settings.verdict.as_ref(), &mut random),
+            Poller::new(now, settings.hint.as_ref()),
+            Streamer::new(now, settings.hint.as_ref(), &mut random),
         );
         let mut path = Self {
             random,
@@ -167,10 +168,10 @@ impl Path {
             next_delay_ms: None,
             silent_since: None,
             status: PathStatus::new(now),
-            hints: Default::default(),
+            hint_values: Default::default(),
             settings,
         };
-        path.hints = path.hints();
+        path.hint_values = path.hint_values();
         path.advance(now);
         path
     }
@@ -202,13 +203,13 @@ impl Path {
     }
 
     /// What a later run may begin with.
-    pub fn verdict(&self) -> Verdict {
-        let (rung, hold_s, heartbeat_s) = self.hints();
-        Verdict { rung, hold_s, heartbeat_s, why: self.streamer.why().map(str::to_owned) }
+    pub fn hint(&self) -> PathHint {
+        let (mode, hold_s, heartbeat_s) = self.hint_values();
+        PathHint { mode, hold_s, heartbeat_s, why: self.streamer.why().map(str::to_owned) }
     }
 
-    fn hints(&self) -> status::Hints {
-        (self.streamer.verdict(), self.poller.hold_s(), self.streamer.negotiated_s())
+    fn hint_values(&self) -> status::HintValues {
+        (self.streamer.settled_mode(), self.poller.hold_s(), self.streamer.negotiated_s())
     }
 
     /// The highest seq that arrived, for `last_event_id`.
@@ -236,7 +237,7 @@ impl Path {
         self.next_delay_ms = Some(delay_ms);
     }
 
-    /// The network is another one, or an operator asks: rests and backoffs are void, and everything is tried at once.
+    /// The network is another one, or an operator requests it: suspensions and backoffs are void, and everything is tried at once.
     pub fn network_changed(&mut self, now: u64) {
         self.exchanges = Exchanges::default();
         (self.next_delay_ms, self.silent_since) = (None, None);
@@ -308,9 +309,9 @@ impl Path {
             None => self.poller.why.clone(),
         };
         self.status.silent_since_ms = self.silent_since.filter(|_| carrier.is_some());
-        let hints = self.hints();
-        let has_news = std::mem::replace(&mut self.hints, hints) != hints;
-        if self.status.update(now, carrier, why, self.streamer.rest_until()) || has_news {
+        let hints = self.hint_values();
+        let has_news = std::mem::replace(&mut self.hint_values, hints) != hints;
+        if self.status.update(now, carrier, why, self.streamer.suspended_until()) || has_news {
             self.outputs.push_back(Output::Changed);
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
 
-/// How long the server asks the client to wait. A date counts from the response's own `Date`, or else from `clock`, the
+/// The pause that the server requests. A date counts from the response's own `Date`, or else from `clock`, the
 /// server's; the clock of an appliance may be years off, and is never used.
 pub(crate) fn retry_after(headers: &HeaderMap, clock: Option<SystemTime>) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);

@@ -188,10 +188,10 @@ impl TransportError {
         if let Some(fault) = self.certificate_fault() {
             return Some(fault.advice());
         }
-        if let Some(other) = bases::NotTheHub::of(self) {
+        if let Some(other) = bases::ForeignAnswer::of(self) {
             return Some(other.advice());
         }
-        if bases::NoHubBehind::of(self).is_some() {
+        if bases::GatewayError::of(self).is_some() {
             return Some("is the hub running?".to_owned());
         }
         match self.stage {
@@ -236,7 +236,7 @@ impl TransportError {
     pub(crate) fn gateway_status(&self) -> Option<http::StatusCode> {
         match self.proxy_refusal() {
             Some(refusal) => refusal.is_unavailable().then_some(refusal.status),
-            None => bases::NoHubBehind::of(self).map(|behind| behind.status),
+            None => bases::GatewayError::of(self).map(|behind| behind.status),
         }
     }
 
@@ -254,10 +254,10 @@ impl TransportError {
 
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(other) = bases::NotTheHub::of(self) {
+        if let Some(other) = bases::ForeignAnswer::of(self) {
             return other.fmt(f);
         }
-        if let Some(behind) = bases::NoHubBehind::of(self) {
+        if let Some(behind) = bases::GatewayError::of(self) {
             return behind.fmt(f);
         }
         let is_unavailable = self.proxy_refusal().is_some_and(ProxyRefusal::is_unavailable);

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bellwire_client::agent::forward::Forward;
 use bellwire_client::agent::run::{
-    Completion, DataDir, End, Ended, Job, Run as _, Stop, StopSender, progress_channel,
-    stop_channel,
+    Completion, CompletionState, DataDir, Run as _, RunContext, RunEnd, Stop, StopSender,
+    progress_channel, stop_channel,
 };
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Seq, Timestamp};
@@ -37,13 +37,13 @@ fn command(data: &str) -> CommandEvent {
 }
 
 struct Begun {
-    ended: tokio::task::JoinHandle<Ended>,
+    ended: tokio::task::JoinHandle<RunEnd>,
     stop: StopSender,
 }
 
 fn begin(url: &str, data: &str, limit: Duration) -> Begun {
     let (stop_sender, stop) = stop_channel();
-    let job = Job {
+    let context = RunContext {
         command: command(data),
         device: "kiosk".parse().unwrap(),
         data_dir: Arc::new(DataDir::temporary().unwrap()),
@@ -52,17 +52,17 @@ fn begin(url: &str, data: &str, limit: Duration) -> Begun {
         stop,
     };
     let forward = Forward::new(url, false).unwrap();
-    Begun { ended: tokio::spawn(forward.start(job)), stop: stop_sender }
+    Begun { ended: tokio::spawn(forward.start(context)), stop: stop_sender }
 }
 
 impl Begun {
-    async fn end(self) -> Ended {
+    async fn end(self) -> RunEnd {
         within("the forward to end", self.ended).await.unwrap()
     }
 
     async fn completion(self) -> Completion {
         match self.end().await {
-            Ended::Finished(completion) => completion,
+            RunEnd::Finished(completion) => completion,
             stopped => panic!("it was stopped: {stopped:?}"),
         }
     }
@@ -115,7 +115,7 @@ async fn the_data_is_the_body_and_the_rest_are_headers() {
         assert_eq!(request.header("bellwire-attempt"), Some("2"));
         request.answer("204 No Content", "").await;
         let completion = begun.completion().await;
-        assert_eq!((completion.state, code(&completion)), (End::Succeeded, None));
+        assert_eq!((completion.state, code(&completion)), (CompletionState::Succeeded, None));
         assert_eq!(
             (member(&completion, "status"), member(&completion, "body")),
             ("204".into(), "null".into())
@@ -127,16 +127,16 @@ async fn the_data_is_the_body_and_the_rest_are_headers() {
 async fn the_status_decides_and_a_redirect_is_not_followed() {
     let server = Server::start().await;
     for (head, body, state, reported) in [
-        ("200 OK", "{\"a\": 1.0}", End::Succeeded, "{\"a\":1.0}"),
-        ("201 Created", "done", End::Succeeded, "\"done\""),
-        ("302 Found\nlocation: /elsewhere", "", End::Failed, "null"),
-        ("404 Not Found", "no", End::Failed, "\"no\""),
-        ("503 Service Unavailable", "[1]", End::Failed, "[1]"),
+        ("200 OK", "{\"a\": 1.0}", CompletionState::Succeeded, "{\"a\":1.0}"),
+        ("201 Created", "done", CompletionState::Succeeded, "\"done\""),
+        ("302 Found\nlocation: /elsewhere", "", CompletionState::Failed, "null"),
+        ("404 Not Found", "no", CompletionState::Failed, "\"no\""),
+        ("503 Service Unavailable", "[1]", CompletionState::Failed, "[1]"),
     ] {
         let begun = begin(&server.url("/"), "1", LONG);
         server.request().await.answer(head, body).await;
         let completion = begun.completion().await;
-        let expected = (state == End::Failed).then_some("http_status");
+        let expected = (state == CompletionState::Failed).then_some("http_status");
         assert_eq!((completion.state, code(&completion)), (state, expected), "{head}");
         assert_eq!(member(&completion, "status"), head[..3], "{head}");
         assert_eq!(member(&completion, "body"), reported, "{head}");
@@ -169,7 +169,7 @@ async fn a_refused_connection_is_tried_again() {
     let listener = socket.listen(1).unwrap();
     let (connection, _) = within("the next try", listener.accept()).await.unwrap();
     Exchange::read(connection).await.answer("200 OK", "1").await;
-    assert_eq!(begun.completion().await.state, End::Succeeded);
+    assert_eq!(begun.completion().await.state, CompletionState::Succeeded);
 }
 
 /// A service that started in the last second of the limit was not tried any more.
@@ -184,7 +184,7 @@ async fn a_service_that_starts_shortly_before_the_limit_is_still_tried() {
     let listener = socket.listen(1).unwrap();
     let (connection, _) = within("the last tries", listener.accept()).await.unwrap();
     Exchange::read(connection).await.answer("200 OK", "1").await;
-    assert_eq!(begun.completion().await.state, End::Succeeded);
+    assert_eq!(begun.completion().await.state, CompletionState::Succeeded);
 }
 
 #[tokio::test]
@@ -196,13 +196,16 @@ async fn refused_until_the_limit_is_forward_failed_and_unanswered_is_timeout() {
     let limit = Duration::from_millis(1200);
     let completion = begin(&url, "1", limit).completion().await;
     assert!(started.elapsed() >= limit, "a service may still come up: {:?}", started.elapsed());
-    assert_eq!((completion.state, code(&completion)), (End::Failed, Some("forward_failed")));
+    assert_eq!(
+        (completion.state, code(&completion)),
+        (CompletionState::Failed, Some("forward_failed"))
+    );
 
     let server = Server::start().await;
     let begun = begin(&server.url("/"), "1", Duration::from_secs(2));
     let request = server.request().await;
     let completion = begun.completion().await;
-    assert_eq!((completion.state, code(&completion)), (End::Failed, Some("timeout")));
+    assert_eq!((completion.state, code(&completion)), (CompletionState::Failed, Some("timeout")));
     request.dropped().await;
 }
 
@@ -220,11 +223,13 @@ async fn a_service_that_broke_off_is_not_sent_the_request_again() {
 #[tokio::test]
 async fn a_cancelled_forward_closes_its_connection() {
     let server = Server::start().await;
-    for (how, state) in [(Stop::Cancel, End::Cancelled), (Stop::Kill, End::Failed)] {
+    for (how, state) in
+        [(Stop::Cancel, CompletionState::Cancelled), (Stop::Kill, CompletionState::Failed)]
+    {
         let begun = begin(&server.url("/"), "1", LONG);
         let request = server.request().await;
         begun.stop.send(how);
-        let Ended::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
+        let RunEnd::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
         assert_eq!(completion.state, state);
         request.dropped().await;
     }

@@ -103,7 +103,7 @@ async fn nobody_listening_is_an_error_that_names_the_server() {
     assert!(error.to_string().contains("127.0.0.1"), "{error}");
 }
 
-/// An agent that asks several hubs at once evaluates one script at a time for each, and more than there are threads.
+/// An agent that tries several hubs at once evaluates one script at a time for each, and more than there are threads.
 #[tokio::test]
 async fn many_evaluations_at_once_all_get_their_answer() {
     let pac = Pac::parse(SCRIPT).await.unwrap();

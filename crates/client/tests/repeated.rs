@@ -60,8 +60,7 @@ async fn send(
 }
 
 #[tokio::test]
-async fn what_a_server_left_unanswered_on_a_connection_from_the_pool_is_sent_once_more_if_it_does_no_harm()
- {
+async fn what_a_pooled_connection_left_unanswered_is_sent_once_more_if_it_does_no_harm() {
     for (method, key, repeated) in [
         ("GET", None, true),
         ("PUT", None, true),

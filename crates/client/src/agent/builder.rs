@@ -10,8 +10,8 @@ use bellwire_proto::{Action, Seconds, codes};
 use serde::de::DeserializeOwned;
 
 use super::closure::{Closure, Command, IntoCompletion};
-use super::known::Known;
 use super::list::List;
+use super::network_finding::StoredFinding;
 use super::policy::Rules;
 use super::run::Completion;
 use super::{Agent, AgentError, Credential, config};
@@ -102,8 +102,8 @@ impl AgentBuilder {
         for (action, config) in &config.actions {
             self.list.allow(action.clone(), config.rules());
         }
-        let known = Known::read(&config.state_dir);
-        if let Some(transport) = config.transport(known.as_ref())? {
+        let finding = StoredFinding::read(&config.state_dir);
+        if let Some(transport) = config.transport(finding.as_ref())? {
             self.transport = Some(transport);
         }
         self.proxy_files = config.proxies.iter().filter_map(|proxy| proxy.file()).collect();

@@ -13,7 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::run::{
-    Completion, End, Ended, Job, ProgressSender, Run, Stop, StopReceiver, bad_result,
+    Completion, CompletionState, ProgressSender, Run, RunContext, RunEnd, Stop, StopReceiver,
+    bad_result,
 };
 
 /// A command: the argument of a closure.
@@ -83,7 +84,7 @@ pub trait IntoCompletion {
 
 impl IntoCompletion for () {
     fn into_completion(self) -> Completion {
-        Completion::of(End::Succeeded)
+        Completion::of(CompletionState::Succeeded)
     }
 }
 
@@ -117,7 +118,7 @@ impl<T: Serialize, E: std::fmt::Display> IntoCompletion for Result<T, E> {
 
 fn succeeded(value: &impl Serialize) -> Completion {
     let json = serde_json::to_string(value).map_err(|error| error.to_string());
-    let mut completion = Completion::of(End::Succeeded);
+    let mut completion = Completion::of(CompletionState::Succeeded);
     match json.and_then(|text| Json::parse(&text).map_err(|error| error.to_string())) {
         Ok(result) => {
             completion.outcome.result = Some(result).filter(|result| !result.is_null());
@@ -138,8 +139,8 @@ where
     F: Fn(Command) -> Fut + Send + Sync,
     Fut: Future<Output: IntoCompletion> + Send + 'static,
 {
-    fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
-        let Job { command, limit, progress, stop, .. } = job;
+    fn start(&self, context: RunContext) -> BoxFuture<'static, RunEnd> {
+        let RunContext { command, limit, progress, stop, .. } = context;
         let saw_cancel = Arc::default();
         let command = Command {
             event: command,
@@ -151,14 +152,14 @@ where
         Box::pin(async move {
             let ended = run(closure, limit, stop).await;
             match ended {
-                Ended::Finished(mut completion) if saw_cancel.load(Ordering::Relaxed) => {
-                    completion.state = End::Cancelled;
+                RunEnd::Finished(mut completion) if saw_cancel.load(Ordering::Relaxed) => {
+                    completion.state = CompletionState::Cancelled;
                     completion.outcome.error = None;
-                    Ended::Stopped(completion)
+                    RunEnd::Stopped(completion)
                 }
                 // The hub refuses `cancelled` for a command that was not cancelled.
-                Ended::Finished(Completion { state: End::Cancelled, outcome }) => {
-                    Ended::Finished(Completion { state: End::Failed, outcome })
+                RunEnd::Finished(Completion { state: CompletionState::Cancelled, outcome }) => {
+                    RunEnd::Finished(Completion { state: CompletionState::Failed, outcome })
                 }
                 ended => ended,
             }
@@ -170,25 +171,25 @@ async fn run(
     closure: impl Future<Output: IntoCompletion> + Send,
     limit: Duration,
     mut stop: StopReceiver,
-) -> Ended {
+) -> RunEnd {
     let mut closure = std::pin::pin!(closure);
     tokio::select! {
         biased;
-        returned = &mut closure => return Ended::Finished(returned.into_completion()),
+        returned = &mut closure => return RunEnd::Finished(returned.into_completion()),
         () = tokio::time::sleep(limit) => {
             let message = format!("it did not end within {} s", limit.as_secs());
-            return Ended::Finished(Completion::failed(codes::TIMEOUT, message));
+            return RunEnd::Finished(Completion::failed(codes::TIMEOUT, message));
         }
         _ = stop.wait_for(Stop::Cancel) => {}
     }
     tokio::select! {
         biased;
-        returned = &mut closure => Ended::Finished(returned.into_completion()),
+        returned = &mut closure => RunEnd::Finished(returned.into_completion()),
         _ = stop.wait_for(Stop::Kill) => {
-            Ended::Stopped(Completion::failed(codes::INTERRUPTED, "the agent ended"))
+            RunEnd::Stopped(Completion::failed(codes::INTERRUPTED, "the agent ended"))
         }
         () = tokio::time::sleep(AGENT_CLOSURE_STOP) => {
-            Ended::Stopped(Completion::of(End::Cancelled))
+            RunEnd::Stopped(Completion::of(CompletionState::Cancelled))
         }
     }
 }
@@ -198,7 +199,10 @@ mod tests {
     use super::*;
     use crate::agent::run::{self, DataDir};
 
-    fn job(data: &str, limit: Duration) -> (Job, run::StopSender, run::ProgressReceiver) {
+    fn context_of(
+        data: &str,
+        limit: Duration,
+    ) -> (RunContext, run::StopSender, run::ProgressReceiver) {
         let event = serde_json::json!({
             "id": "01890000-0000-7000-8000-000000000001", "seq": 1, "action": "work",
             "data": serde_json::from_str::<serde_json::Value>(data).unwrap(), "attempt": 1,
@@ -210,83 +214,88 @@ mod tests {
         let command = serde_json::from_str(&event.to_string()).unwrap();
         let device = "kiosk-7".parse().unwrap();
         let data_dir = Arc::new(DataDir::temporary().unwrap());
-        (Job { command, device, data_dir, limit, progress, stop }, sender, progress_receiver)
+        (RunContext { command, device, data_dir, limit, progress, stop }, sender, progress_receiver)
     }
 
     const LONG: Duration = Duration::from_secs(300);
 
     #[tokio::test]
     async fn the_value_that_a_closure_returns_is_the_result() {
-        let (job_to_run, _stop, progress_receiver) = job("20", LONG);
+        let (context, _stop, progress_receiver) = context_of("20", LONG);
         let double = Closure(async |command: Command| {
             command.progress(50.0);
             command.progress(101.0);
             command.parse::<u32>().map(|n| n * 2)
         });
-        let Ended::Finished(completion) = double.start(job_to_run).await else {
+        let RunEnd::Finished(completion) = double.start(context).await else {
             panic!("it ended by itself")
         };
-        assert_eq!(completion.state, End::Succeeded);
+        assert_eq!(completion.state, CompletionState::Succeeded);
         assert_eq!(completion.outcome.result.unwrap().as_str(), "40");
         assert_eq!(progress_receiver.borrow().unwrap().get(), 50.0, "101 % is not reported");
 
-        let (job_to_run, _stop, _progress) = job("\"no number\"", LONG);
-        let completion = double.start(job_to_run).await.into_completion();
+        let (context, _stop, _progress) = context_of("\"no number\"", LONG);
+        let completion = double.start(context).await.into_completion();
         assert_eq!(completion.outcome.error.unwrap().code, "internal");
     }
 
     #[tokio::test]
     async fn only_a_cancelled_command_ends_as_cancelled() {
-        let (job_to_run, _stop, _progress) = job("null", LONG);
-        let ended =
-            Closure(async |_: Command| Completion::of(End::Cancelled)).start(job_to_run).await;
-        assert_eq!(ended, Ended::Finished(Completion::of(End::Failed)), "the hub would refuse it");
+        let (context, _stop, _progress) = context_of("null", LONG);
+        let ended = Closure(async |_: Command| Completion::of(CompletionState::Cancelled))
+            .start(context)
+            .await;
+        assert_eq!(
+            ended,
+            RunEnd::Finished(Completion::of(CompletionState::Failed)),
+            "the hub would refuse it"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_closure_over_its_limit_has_failed_with_timeout() {
-        let (job_to_run, _stop, _progress) = job("null", Duration::from_secs(3));
+        let (context, _stop, _progress) = context_of("null", Duration::from_secs(3));
         let ended =
-            Closure(async |_: Command| std::future::pending::<()>().await).start(job_to_run).await;
-        let Ended::Finished(completion) = ended else { panic!("the limit is an end by itself") };
+            Closure(async |_: Command| std::future::pending::<()>().await).start(context).await;
+        let RunEnd::Finished(completion) = ended else { panic!("the limit is an end by itself") };
         assert_eq!(
             (completion.state, completion.outcome.error.unwrap().code.as_str()),
-            (End::Failed, "timeout")
+            (CompletionState::Failed, "timeout")
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_cancelled_closure_may_clean_up_and_one_that_ignores_it_is_dropped() {
-        let (job_to_run, stop, _progress) = job("null", LONG);
+        let (context, stop, _progress) = context_of("null", LONG);
         stop.send(Stop::Cancel);
         let cleans_up = Closure(async |command: Command| {
             command.cancelled().await;
             "cleaned up"
         });
-        let Ended::Stopped(completion) = cleans_up.start(job_to_run).await else {
+        let RunEnd::Stopped(completion) = cleans_up.start(context).await else {
             panic!("it was stopped")
         };
-        assert_eq!(completion.state, End::Cancelled);
+        assert_eq!(completion.state, CompletionState::Cancelled);
         assert_eq!(completion.outcome.result.unwrap().as_str(), "\"cleaned up\"");
 
-        let (job_to_run, stop, _progress) = job("null", LONG);
+        let (context, stop, _progress) = context_of("null", LONG);
         stop.send(Stop::Cancel);
         let ended =
-            Closure(async |_: Command| std::future::pending::<()>().await).start(job_to_run).await;
-        assert_eq!(ended, Ended::Stopped(Completion::of(End::Cancelled)));
+            Closure(async |_: Command| std::future::pending::<()>().await).start(context).await;
+        assert_eq!(ended, RunEnd::Stopped(Completion::of(CompletionState::Cancelled)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_shutdown_lets_a_closure_continue_until_it_is_killed() {
-        let (job_to_run, stop, _progress) = job("null", LONG);
+        let (context, stop, _progress) = context_of("null", LONG);
         stop.send(Stop::Shutdown);
         let slow = Closure(async |_: Command| tokio::time::sleep(Duration::from_secs(20)).await);
         assert!(
-            matches!(slow.start(job_to_run).await, Ended::Finished(o) if o.state == End::Succeeded)
+            matches!(slow.start(context).await, RunEnd::Finished(o) if o.state == CompletionState::Succeeded)
         );
-        let (job_to_run, stop, _progress) = job("null", LONG);
+        let (context, stop, _progress) = context_of("null", LONG);
         stop.send(Stop::Kill);
-        let Ended::Stopped(completion) = slow.start(job_to_run).await else {
+        let RunEnd::Stopped(completion) = slow.start(context).await else {
             panic!("it was killed")
         };
         assert_eq!(completion.outcome.error.unwrap().code, "interrupted");

@@ -36,7 +36,7 @@ use futures_core::future::BoxFuture;
 use super::forward::Forward;
 use super::handler::{Program, account};
 use super::policy::{OnRestart, Params, Policy, Rules};
-use super::run::{Ended, Job, Run, systemd_dir};
+use super::run::{Run, RunContext, RunEnd, systemd_dir};
 use crate::address::Address;
 use crate::transport::{HttpTransport, HttpTransportBuilder, KeyPin};
 
@@ -72,7 +72,7 @@ pub struct AgentConfig {
     pub other_hubs: Vec<Address>,
     /// The name of this device.
     pub device: DeviceId,
-    /// The file with the token, read for each request. `None` for a hub that asks for none.
+    /// The file with the token, read for each request. `None` for a hub that requires none.
     pub credential_file: Option<PathBuf>,
     /// The folder of the journal.
     pub state_dir: PathBuf,
@@ -117,10 +117,10 @@ pub enum Handler {
 }
 
 impl Run for Handler {
-    fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
+    fn start(&self, context: RunContext) -> BoxFuture<'static, RunEnd> {
         match self {
-            Self::Program(program) => program.start(job),
-            Self::Forward(forward) => forward.start(job),
+            Self::Program(program) => program.start(context),
+            Self::Forward(forward) => forward.start(context),
         }
     }
 }
@@ -201,18 +201,18 @@ impl AgentConfig {
 
     /// Whether an agent can run with it on this machine. Assumes what the shipped unit for systemd sets up.
     pub fn readiness(&self) -> Readiness {
-        readiness::of(self, false)
+        readiness::check(self, false)
     }
 
     /// The same for this process, which is about to run the agent: assumes nothing.
     pub fn readiness_here(&self) -> Readiness {
-        readiness::of(self, true)
+        readiness::check(self, true)
     }
 
     /// What is wrong with one action, or may be.
     pub fn warnings_of(&self, action: &Action) -> Vec<Fault> {
         let mut found = Readiness::default();
-        readiness::of_action(self, action, &mut found);
+        readiness::check_action(self, action, &mut found);
         found.errors.into_iter().chain(found.warnings).collect()
     }
 }

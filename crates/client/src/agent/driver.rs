@@ -23,9 +23,9 @@ use super::credential::CredentialFile;
 use super::engine::{Engine, Output};
 use super::fault::{self, Point};
 use super::journal::{Journal, Record};
-use super::known::{Known, KnownWriter};
-use super::run::{self, Completion, DataDir, Ended, Job, ProgressReceiver, StopSender};
-use super::status::{self, Connection};
+use super::network_finding::{FindingWriter, StoredFinding};
+use super::run::{self, Completion, DataDir, ProgressReceiver, RunContext, RunEnd, StopSender};
+use super::status::{self, ConnectionStatus};
 use super::{Agent, AgentError, Credential, clock, facts, handler, link};
 use crate::api::{Controller, Error, Listener, Signal};
 use crate::path::wake::{Wake, WakeReason};
@@ -78,7 +78,7 @@ enum DriverEvent {
     Signal(Signal),
     Disk(DiskOutcome),
     Answered(Posted),
-    Ended(CommandId, Ended),
+    Ended(CommandId, RunEnd),
     OrphansKilled(CommandId),
     /// A handler has reported progress.
     Progress,
@@ -100,9 +100,9 @@ struct Driver {
     listener: Option<Listener>,
     wake: Wake,
     /// For the next run.
-    known: KnownWriter,
+    findings: FindingWriter,
     running: HashMap<CommandId, Running>,
-    jobs: JoinSet<(CommandId, Ended)>,
+    runs: JoinSet<(CommandId, RunEnd)>,
     posts: JoinSet<Posted>,
     /// Something on the way to the hub refuses batches of reports.
     batches_refused: bool,
@@ -118,7 +118,7 @@ struct Driver {
     facts_at: Instant,
     readers: Option<mpsc::Receiver<UnixStream>>,
     started_at: Instant,
-    connection: Connection,
+    connection: ConnectionStatus,
     connection_since: Instant,
     retry_at: Option<Instant>,
 }
@@ -161,12 +161,12 @@ impl Driver {
         }
         let hub = builder.build()?;
         tracing::info!(device = %agent.device, hub = hub.url(), "connecting");
-        // A verdict is of the base that it was found out with.
-        let known =
-            Known::read(&agent.state_dir).filter(|known| known.is_of(hub.url(), &*agent.transport));
-        let options = link::options(agent.heartbeat, known);
+        // A hint counts for the base that it was found out with.
+        let finding = StoredFinding::read(&agent.state_dir)
+            .filter(|finding| finding.matches_base(hub.url(), &*agent.transport));
+        let options = link::options(agent.heartbeat, finding);
         let now = Instant::now();
-        let connection = Connection {
+        let connection = ConnectionStatus {
             hub: hub.url().to_owned(),
             proxy: None,
             hub_why: None,
@@ -184,7 +184,7 @@ impl Driver {
         Ok(Self {
             listener: Some(hub.listen(&agent.device, &options)?),
             wake: Wake::new(agent.proxy_files.clone()),
-            known: KnownWriter::new(agent.state_dir.clone()),
+            findings: FindingWriter::new(agent.state_dir.clone()),
             agent,
             engine,
             disk: Disk::new(journal),
@@ -192,7 +192,7 @@ impl Driver {
             hub,
             credential,
             running: HashMap::new(),
-            jobs: JoinSet::new(),
+            runs: JoinSet::new(),
             posts: JoinSet::new(),
             batches_refused: false,
             posts_fail: false,
@@ -224,7 +224,7 @@ impl Driver {
         };
         tokio::select! {
             written = self.disk.next() => DriverEvent::Disk(written),
-            Some(Ok((id, ended))) = self.jobs.join_next() => DriverEvent::Ended(id, ended),
+            Some(Ok((id, ended))) = self.runs.join_next() => DriverEvent::Ended(id, ended),
             Some(Ok(posted)) = self.posts.join_next() => DriverEvent::Answered(posted),
             Some(Ok(id)) = self.orphan_kills.join_next() => DriverEvent::OrphansKilled(id),
             () = self.progressed.notified() => DriverEvent::Progress,
@@ -323,7 +323,7 @@ impl Driver {
             reported: None,
         };
         self.running.insert(id, running);
-        let job = Job {
+        let context = RunContext {
             command: event,
             device: self.agent.device.clone(),
             data_dir: Arc::clone(&self.data_dir),
@@ -332,15 +332,15 @@ impl Driver {
             stop: stopped,
         };
         let progressed = Arc::clone(&self.progressed);
-        self.jobs.spawn(async move {
+        self.runs.spawn(async move {
             let Some(rules) = rules else {
                 let gone =
                     Completion::failed(codes::INTERNAL, "the action is no longer on the list");
-                return (id, Ended::Finished(gone));
+                return (id, RunEnd::Finished(gone));
             };
             let panicked =
-                Ended::Finished(Completion::failed(codes::INTERNAL, "the handler panicked"));
-            let handler = catch_panic(async { rules.run.start(job).await }, panicked);
+                RunEnd::Finished(Completion::failed(codes::INTERNAL, "the handler panicked"));
+            let handler = catch_panic(async { rules.run.start(context).await }, panicked);
             let mut handler = std::pin::pin!(handler);
             loop {
                 tokio::select! {
@@ -362,13 +362,13 @@ impl Driver {
         }
     }
 
-    fn log_end(&mut self, id: CommandId, ended: &Ended) {
+    fn log_end(&mut self, id: CommandId, ended: &RunEnd) {
         let Some(Running { action, since, .. }) = self.running.remove(&id) else { return };
-        let (Ended::Finished(completion) | Ended::Stopped(completion)) = ended;
+        let (RunEnd::Finished(completion) | RunEnd::Stopped(completion)) = ended;
         let code = completion.outcome.error.as_ref().map(|error| error.code.as_str());
         let state = ReportState::from(completion.state).as_str();
         let seconds = (since.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
-        if matches!(ended, Ended::Stopped(_)) && self.engine.is_stopping() {
+        if matches!(ended, RunEnd::Stopped(_)) && self.engine.is_stopping() {
             let on_restart =
                 self.agent.list.policy.rules(&action).map(|rules| rules.on_restart.as_str());
             return tracing::info!(%action, %id, seconds, on_restart, "interrupted");

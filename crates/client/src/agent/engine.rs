@@ -20,7 +20,7 @@ use bellwire_proto::stream::{CancelEvent, CommandEvent};
 use bellwire_proto::{CommandId, Progress, Report, ReportState, Seq};
 
 use super::journal::BootId;
-use super::run::{Completion, Ended, Stop};
+use super::run::{Completion, RunEnd, Stop};
 use super::status::CommandStatus;
 
 mod entry;
@@ -37,7 +37,7 @@ mod time;
 
 use entry::{Entry, Stage};
 use history::History;
-pub(crate) use history::Snapshot;
+pub(crate) use history::JournalSnapshot;
 pub(crate) use io::{Admission, Output, ReportAnswer, RunSettings};
 use reporting::ReportInFlight;
 use retention::{Bounds, JournalState};
@@ -71,15 +71,20 @@ struct Stopping {
 ///
 /// 1. **Start**: [`Engine::new`], [`Engine::restore`] with each record of the journal in the order of writing,
 ///    [`Engine::begin`].
-/// 2. **Events**, in the order in which they happen: `handle_*`. Each takes `now_ms`, milliseconds of
-///    `CLOCK_BOOTTIME`. [`Engine::handle_device_clock`] comes before the others where the wall clock was read.
-///    Each [`Output`] that has a ticket is answered by the event that repeats the ticket.
+/// 2. **Events**, in the order in which they happen. Each takes `now_ms`, milliseconds of `CLOCK_BOOTTIME`. Each
+///    [`Output`] that has a ticket is answered by the event that repeats the ticket.
+///    - of the clock: [`Engine::handle_device_clock`], before each of the others where the wall clock was read.
+///    - of the stream: [`Engine::handle_hello`], [`Engine::handle_command`], [`Engine::handle_cancel`].
+///    - of the disk: [`Engine::handle_written`], [`Engine::handle_disk_full`], [`Engine::handle_compacted`].
+///    - of a report: [`Engine::handle_answer`].
+///    - of a handler: [`Engine::handle_progress`], [`Engine::handle_ended`], [`Engine::handle_orphans_killed`].
 /// 3. **Outputs**: after each event, [`Engine::poll_output`] until it is `None`. The writes among them must reach
 ///    the disk in their order.
 /// 4. **Time**: [`Engine::handle_timeout`] at [`Engine::poll_timeout`], which changes with each event.
 /// 5. **Shutdown**: [`Engine::handle_shutdown`], then as before until [`Engine::is_finished`].
 ///
-/// `tests/fixture.rs` is the shortest embedder, `driver.rs` the real one.
+/// The shortest embedder is `Fixture::act` in `tests/fixture.rs`, the real one `driver.rs`. The first test to read is
+/// `nothing_runs_before_the_hub_has_answered_to_accepted` in `tests/rules.rs`: a command from its arrival to its start.
 pub(crate) struct Engine {
     admission: Arc<dyn Admission>,
     boot: BootId,
@@ -233,7 +238,7 @@ impl Engine {
     }
 
     /// A handler has ended.
-    pub(crate) fn handle_ended(&mut self, now_ms: u64, id: CommandId, ended: Ended) {
+    pub(crate) fn handle_ended(&mut self, now_ms: u64, id: CommandId, ended: RunEnd) {
         let Some(entry) = self.entries.get(&id).filter(|e| e.stage == Stage::Running) else {
             return;
         };
@@ -245,18 +250,18 @@ impl Engine {
             report
         };
         match ended {
-            Ended::Finished(completion) => self.end(id, Some(whole(completion))),
-            Ended::Stopped(completion) if entry.cancelled => {
+            RunEnd::Finished(completion) => self.end(id, Some(whole(completion))),
+            RunEnd::Stopped(completion) if entry.cancelled => {
                 let mut report = completion.into_report();
                 report.state = ReportState::Cancelled;
                 report.outcome.error = None;
                 self.end(id, Some(report));
             }
             // Without a request to stop: a handler in an embedder's own code may return this all the same.
-            Ended::Stopped(completion) if self.stopping.is_none() => {
+            RunEnd::Stopped(completion) if self.stopping.is_none() => {
                 self.end(id, Some(whole(completion)));
             }
-            Ended::Stopped(completion) => self.interrupted(id, completion.into_report()),
+            RunEnd::Stopped(completion) => self.interrupted(id, completion.into_report()),
         }
         self.pump(now_ms);
     }

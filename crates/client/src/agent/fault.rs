@@ -30,7 +30,7 @@ pub(crate) enum Point {
     Acked,
 }
 
-/// Ends the process here, if the test asks for it.
+/// Ends the process here, if the test requests it.
 #[cfg(not(feature = "fault"))]
 #[inline]
 pub(crate) fn at(_point: Point) {}

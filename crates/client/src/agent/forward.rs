@@ -20,7 +20,9 @@ use http::{HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use url::Url;
 
-use super::run::{Completion, End, Ended, Job, Run, Stop, error, input_of, until_stopped};
+use super::run::{
+    Completion, CompletionState, Run, RunContext, RunEnd, Stop, error, input_of, until_stopped,
+};
 use crate::address::Address;
 use crate::transport::{
     ByteStream, HttpTransport, InvalidSetting, Request, Transport as _, TransportError,
@@ -74,13 +76,13 @@ impl Forward {
         self.url.as_str()
     }
 
-    async fn run(self, job: Job) -> Ended {
-        let until = job.until();
-        let Job { command, limit, mut stop, .. } = job;
+    async fn run(self, context: RunContext) -> RunEnd {
+        let until = context.until();
+        let RunContext { command, limit, mut stop, .. } = context;
         match until_stopped(&mut stop, self.exchange(&command, until, limit)).await {
-            Ok(outcome) => Ended::Finished(outcome),
-            Err(Stop::Cancel) => Ended::Stopped(Completion::of(End::Cancelled)),
-            Err(Stop::Shutdown | Stop::Kill) => Ended::Stopped(Completion::failed(
+            Ok(outcome) => RunEnd::Finished(outcome),
+            Err(Stop::Cancel) => RunEnd::Stopped(Completion::of(CompletionState::Cancelled)),
+            Err(Stop::Shutdown | Stop::Kill) => RunEnd::Stopped(Completion::failed(
                 codes::INTERRUPTED,
                 "the agent stopped before the service responded",
             )),
@@ -171,8 +173,8 @@ impl Forward {
 }
 
 impl Run for Forward {
-    fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
-        Box::pin(self.clone().run(job))
+    fn start(&self, context: RunContext) -> BoxFuture<'static, RunEnd> {
+        Box::pin(self.clone().run(context))
     }
 }
 
@@ -290,7 +292,10 @@ fn completion(status: StatusCode, body: &[u8], time: Duration) -> Completion {
         error: (!good).then_some(error),
         ..Outcome::default()
     };
-    Completion { state: if good { End::Succeeded } else { End::Failed }, outcome }
+    Completion {
+        state: if good { CompletionState::Succeeded } else { CompletionState::Failed },
+        outcome,
+    }
 }
 
 /// For the fuzz target: the completion for a response with this status and body.

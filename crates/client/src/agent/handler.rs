@@ -29,7 +29,7 @@ use futures_core::future::BoxFuture;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::run::{self, Completion, Ended, Job, Run, Stop, StopReceiver};
+use super::run::{self, Completion, Run, RunContext, RunEnd, Stop, StopReceiver};
 
 pub mod account;
 mod elf;
@@ -159,13 +159,13 @@ impl Program {
         self.user.as_ref()
     }
 
-    async fn run(self, job: Job) -> Ended {
-        let until = job.until();
-        let Job { command, device, data_dir, limit, progress, mut stop } = job;
+    async fn run(self, context: RunContext) -> RunEnd {
+        let until = context.until();
+        let RunContext { command, device, data_dir, limit, progress, mut stop } = context;
         let spawned = match self.spawn(&command, &device, &data_dir) {
             Ok(spawned) => spawned,
             Err(message) => {
-                return Ended::Finished(Completion::failed(codes::SPAWN_FAILED, message));
+                return RunEnd::Finished(Completion::failed(codes::SPAWN_FAILED, message));
             }
         };
         let spawn::Spawned { mut child, streams, data_file } = spawned;
@@ -175,8 +175,8 @@ impl Program {
         // Before its output is read to the end: a request that arrives meanwhile has not ended it.
         let stopping = stop.requested() == Some(Stop::Shutdown);
         let status = match &end {
-            End::Itself(status) => status.as_ref().ok().copied(),
-            End::Limit | End::Stopped(_) => {
+            ProcessEnd::Itself(status) => status.as_ref().ok().copied(),
+            ProcessEnd::Limit | ProcessEnd::Stopped(_) => {
                 streams.beside(group.end(&mut child, self.kill_after, &mut stop)).await
             }
         };
@@ -189,14 +189,14 @@ impl Program {
 }
 
 impl Run for Program {
-    fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
-        Box::pin(self.clone().run(job))
+    fn start(&self, context: RunContext) -> BoxFuture<'static, RunEnd> {
+        Box::pin(self.clone().run(context))
     }
 }
 
 impl Run for Arc<Program> {
-    fn start(&self, job: Job) -> BoxFuture<'static, Ended> {
-        (**self).start(job)
+    fn start(&self, context: RunContext) -> BoxFuture<'static, RunEnd> {
+        (**self).start(context)
     }
 }
 
@@ -225,32 +225,33 @@ impl fmt::Display for Program {
 }
 
 /// What ended the run.
-enum End {
+enum ProcessEnd {
     /// The program has exited by itself.
     Itself(std::io::Result<ExitStatus>),
     /// The limit has elapsed.
     Limit,
+    /// The agent requested the stop.
     Stopped(Stop),
 }
 
 /// Waits for the first of them. A program that had exited when the request arrived has its own result.
-async fn end_of(child: &mut Child, until: Instant, stop: &mut StopReceiver) -> End {
+async fn end_of(child: &mut Child, until: Instant, stop: &mut StopReceiver) -> ProcessEnd {
     tokio::select! {
         biased;
-        status = child.wait() => End::Itself(status),
-        () = sleep_until(until) => End::Limit,
-        stop = stop.wait_for(Stop::Cancel) => End::Stopped(stop),
+        status = child.wait() => ProcessEnd::Itself(status),
+        () = sleep_until(until) => ProcessEnd::Limit,
+        stop = stop.wait_for(Stop::Cancel) => ProcessEnd::Stopped(stop),
     }
 }
 
 /// How the run ended, from all that is known of it.
 fn ended(
-    end: End,
+    end: ProcessEnd,
     status: Option<ExitStatus>,
     limit: Duration,
     stopping: bool,
     streams: Streams,
-) -> Ended {
+) -> RunEnd {
     let signal = status.and_then(|status| status.signal());
     let captured = streams.finish();
     let mut outcome = Outcome {
@@ -262,17 +263,19 @@ fn ended(
     };
     let by_shutdown = signal.is_some() && stopping;
     let (cut_off, error) = match &end {
-        End::Limit => (true, Some((codes::TIMEOUT, format!("it ran longer than {limit:?}")))),
-        End::Stopped(Stop::Cancel) => (true, None),
-        End::Stopped(_) => {
+        ProcessEnd::Limit => {
+            (true, Some((codes::TIMEOUT, format!("it ran longer than {limit:?}"))))
+        }
+        ProcessEnd::Stopped(Stop::Cancel) => (true, None),
+        ProcessEnd::Stopped(_) => {
             (true, Some((codes::INTERRUPTED, "the agent stopped and killed it".to_owned())))
         }
-        End::Itself(status) => (by_shutdown, error_of(status, by_shutdown)),
+        ProcessEnd::Itself(status) => (by_shutdown, error_of(status, by_shutdown)),
     };
     let state = match &end {
-        End::Stopped(Stop::Cancel) => run::End::Cancelled,
-        _ if error.is_none() && !cut_off => run::End::Succeeded,
-        _ => run::End::Failed,
+        ProcessEnd::Stopped(Stop::Cancel) => run::CompletionState::Cancelled,
+        _ if error.is_none() && !cut_off => run::CompletionState::Succeeded,
+        _ => run::CompletionState::Failed,
     };
     outcome.error = error.map(|(code, message)| run::error(code, message));
     match captured.result {
@@ -283,9 +286,9 @@ fn ended(
     }
     let completion = Completion { state, outcome };
     match end {
-        End::Stopped(_) => Ended::Stopped(completion),
-        End::Itself(_) if by_shutdown => Ended::Stopped(completion),
-        End::Itself(_) | End::Limit => Ended::Finished(completion),
+        ProcessEnd::Stopped(_) => RunEnd::Stopped(completion),
+        ProcessEnd::Itself(_) if by_shutdown => RunEnd::Stopped(completion),
+        ProcessEnd::Itself(_) | ProcessEnd::Limit => RunEnd::Finished(completion),
     }
 }
 

@@ -39,7 +39,7 @@ use draft::{DRAFT, Draft};
 pub(crate) use error::AppendError;
 pub(crate) use owner::check_before;
 pub(crate) use read::{JournalPart, JournalSpan};
-pub(crate) use record::{BootId, ClockStamp, Done, Received, Record, fit};
+pub(crate) use record::{BootId, ClockStamp, Done, ReceivedCommand, Record, fit};
 pub(crate) use repair::{repair, show, show_bytes};
 pub(crate) use reserve::Reserve;
 
@@ -225,7 +225,7 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
-                // For the message of another program that wants the folder. That program is refused without it, too.
+                // For the message of another program that opens the folder. That program is refused without it, too.
                 let written =
                     file.set_len(0).and_then(|()| writeln!(file, "agent {}", std::process::id()));
                 written

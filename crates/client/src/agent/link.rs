@@ -13,13 +13,16 @@ use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{Code, Problem, Seconds};
 use http::StatusCode;
 
-use super::known::Found;
+use super::network_finding::NetworkFinding;
 use crate::api::{self, ListenOptions};
 use crate::event_source::{Error, Loss, Refusal, Retry, SERVER_WAIT_MAX};
 use crate::transport::{TransportError, TransportStage};
 
 /// The agent's options for listening.
-pub(super) fn options(heartbeat: Option<Seconds>, known: Option<Found>) -> ListenOptions {
+pub(super) fn options(
+    heartbeat: Option<Seconds>,
+    finding: Option<NetworkFinding>,
+) -> ListenOptions {
     let mut options = ListenOptions::default()
         .retry(Retry::always().delays(pause_after))
         .healthy_after(AGENT_HEALTHY_AFTER)
@@ -28,8 +31,8 @@ pub(super) fn options(heartbeat: Option<Seconds>, known: Option<Found>) -> Liste
     if let Some(heartbeat) = heartbeat {
         options = options.heartbeat(heartbeat);
     }
-    match known {
-        Some(known) => options.verdict(known.verdict),
+    match finding {
+        Some(finding) => options.path_hint(finding.hint),
         None => options,
     }
 }
@@ -42,7 +45,7 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
         Loss::Failed(Error::Refused(refusal)) if is_pending(refusal) => AGENT_PENDING_PAUSE,
         Loss::Failed(Error::Refused(refusal)) if !api::Error::is_hubs(refusal) => {
             match refusal.status.as_u16() {
-                // A proxy before the hub may ask for the credential.
+                // A proxy before the hub may require the credential.
                 401 | 407 => AGENT_REFUSED_PAUSE,
                 423 => AGENT_LOCKED_PAUSE,
                 // The hub is down, or too many requests passed by.
@@ -266,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_device_that_waits_for_approval_says_so_and_asks_again_soon() {
-        // It was told to check its credential, and came a minute after the approval.
+        // The log said to check the credential, and the agent connected a minute after the approval.
         let problem = Problem::new(Code::Pending, "an operator has yet to approve it");
         let body = serde_json::to_vec(&problem).unwrap().into();
         let status = StatusCode::FORBIDDEN;

@@ -1,4 +1,4 @@
-//! The interface of everything that runs a command: its input is a [`Job`], its output an [`Ended`].
+//! The interface of everything that runs a command: its input is a [`RunContext`], its output an [`RunEnd`].
 //!
 //! Three things are a [`Run`]: a program ([`handler`](super::handler)), a request to a local server
 //! ([`forward`](super::forward)) and a Rust closure. Whether a command may run, when, and what is reported to
@@ -23,9 +23,9 @@ pub use data::{DataDir, input_of};
 pub(super) use data::{DataFile, runtime_dir, systemd_dir};
 
 /// Bytes of an error's message in a report that the hub, or a proxy before it, has refused as too large: our choice.
-const THIN_MESSAGE_BYTES_MAX: usize = 1024;
+const REDUCED_MESSAGE_BYTES_MAX: usize = 1024;
 /// The end of each output that remains first: small enough for any limit that is meant for forms.
-const THIN_OUTPUT_BYTES_MAX: usize = 2048;
+const REDUCED_OUTPUT_BYTES_MAX: usize = 2048;
 
 /// Runs the commands of one action.
 ///
@@ -35,13 +35,13 @@ pub trait Run: Send + Sync {
     /// Runs the command; the future resolves to how it ended. Nothing happens before it is polled, and dropping
     /// it kills the run.
     ///
-    /// The future itself must observe [`Job::limit`] and [`Job::stop`].
-    fn start(&self, job: Job) -> BoxFuture<'static, Ended>;
+    /// The future itself must observe [`RunContext::limit`] and [`RunContext::stop`].
+    fn start(&self, context: RunContext) -> BoxFuture<'static, RunEnd>;
 }
 
-/// One command, to be run once.
+/// What one run of a command gets: the command, its limit, and the channels to the agent.
 #[derive(Debug)]
-pub struct Job {
+pub struct RunContext {
     /// The command as the hub sent it.
     pub command: CommandEvent,
     /// The device that it was sent to.
@@ -56,7 +56,7 @@ pub struct Job {
     pub stop: StopReceiver,
 }
 
-impl Job {
+impl RunContext {
     /// When its limit has elapsed. A limit too large for the clock counts as none.
     pub(super) fn until(&self) -> Instant {
         const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -66,7 +66,7 @@ impl Job {
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Ended {
+pub enum RunEnd {
     /// By itself, or at its limit. The completion is the result.
     Finished(Completion),
     /// Because it was stopped. After [`Stop::Cancel`] the completion is `cancelled`, and it is the result.
@@ -75,7 +75,7 @@ pub enum Ended {
     Stopped(Completion),
 }
 
-impl Ended {
+impl RunEnd {
     /// The completion, however the run ended.
     pub fn into_completion(self) -> Completion {
         match self {
@@ -86,7 +86,7 @@ impl Ended {
 
 /// The terminal states of a run. A run that was started is never `rejected`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum CompletionState {
     /// It did what it was for.
     Succeeded,
     /// It did not; [`Outcome::error`] is the reason.
@@ -95,12 +95,12 @@ pub enum End {
     Cancelled,
 }
 
-impl From<End> for ReportState {
-    fn from(end: End) -> Self {
+impl From<CompletionState> for ReportState {
+    fn from(end: CompletionState) -> Self {
         match end {
-            End::Succeeded => Self::Succeeded,
-            End::Failed => Self::Failed,
-            End::Cancelled => Self::Cancelled,
+            CompletionState::Succeeded => Self::Succeeded,
+            CompletionState::Failed => Self::Failed,
+            CompletionState::Cancelled => Self::Cancelled,
         }
     }
 }
@@ -109,10 +109,10 @@ impl From<End> for ReportState {
 /// (docs/protocol.md, section 2) is cut by [`Completion::into_report`].
 ///
 /// ```
-/// use bellwire_client::agent::run::{Completion, End};
+/// use bellwire_client::agent::run::{Completion, CompletionState};
 /// use bellwire_proto::Outcome;
 /// let printed = Outcome { stdout: Some("3 pages\n".into()), ..Outcome::default() };
-/// let printed = Completion { state: End::Succeeded, outcome: printed };
+/// let printed = Completion { state: CompletionState::Succeeded, outcome: printed };
 /// assert_eq!(printed.into_report().outcome.stdout.as_deref(), Some("3 pages\n"));
 /// let failed = Completion::failed("no_paper", "the tray is empty");
 /// assert_eq!(failed.outcome.error.unwrap().code, "no_paper");
@@ -120,21 +120,21 @@ impl From<End> for ReportState {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Completion {
     /// How it ended.
-    pub state: End,
-    /// Its results. `progress` may be absent: the last value of [`Job::progress`] is reported then.
+    pub state: CompletionState,
+    /// Its results. `progress` may be absent: the last value of [`RunContext::progress`] is reported then.
     pub outcome: Outcome,
 }
 
 impl Completion {
     /// A completion with this state and nothing else.
-    pub fn of(state: End) -> Self {
+    pub fn of(state: CompletionState) -> Self {
         Self { state, outcome: Outcome::default() }
     }
 
     /// A failed completion, with code and message.
     pub fn failed(code: &str, message: impl Into<String>) -> Self {
         let error = Some(error(code, message));
-        Self { state: End::Failed, outcome: Outcome { error, ..Outcome::default() } }
+        Self { state: CompletionState::Failed, outcome: Outcome { error, ..Outcome::default() } }
     }
 
     /// As a report without `rev` and `attempt`, within the limits of every hub and journal: the last 64 KiB of each
@@ -166,49 +166,50 @@ pub(super) fn clamp(outcome: &mut Outcome) {
     }
 }
 
-/// How much of a report is left out, because something on the way to the hub takes no longer body.
+/// What of a report is left out, because the hub, or a proxy before it, has refused a longer body. Each step leaves out what the
+/// one before does, too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Thin {
-    /// Nothing.
+pub(super) enum ReportReduction {
+    /// Nothing is left out.
     #[default]
-    Whole,
-    /// All but the end of each output, and most of a long message.
-    Tail,
-    /// The outputs.
-    WithoutOutput,
-    /// The result too, which an error says in its place.
-    Bare,
+    None,
+    /// All of each output but its end, and most of a long message.
+    TailOnly,
+    /// Both outputs, whole.
+    NoOutput,
+    /// The result too. The error `bad_result` takes its place.
+    NoResult,
 }
 
-impl Thin {
-    /// The next one.
+impl ReportReduction {
+    /// The next step; `None` after the last one.
     pub(super) fn next(self) -> Option<Self> {
         match self {
-            Self::Whole => Some(Self::Tail),
-            Self::Tail => Some(Self::WithoutOutput),
-            Self::WithoutOutput => Some(Self::Bare),
-            Self::Bare => None,
+            Self::None => Some(Self::TailOnly),
+            Self::TailOnly => Some(Self::NoOutput),
+            Self::NoOutput => Some(Self::NoResult),
+            Self::NoResult => None,
         }
     }
 
-    /// Leaves that out.
+    /// Leaves it out of this report.
     pub(super) fn apply(self, report: &mut Report) {
-        if self == Self::Whole {
+        if self == Self::None {
             return;
         }
         let outcome = &mut report.outcome;
         if let Some(error) = &mut outcome.error {
-            shorten(error, THIN_MESSAGE_BYTES_MAX);
+            shorten(error, REDUCED_MESSAGE_BYTES_MAX);
         }
         for output in [&mut outcome.stdout, &mut outcome.stderr].into_iter().flatten() {
-            if cut_to_tail(output, THIN_OUTPUT_BYTES_MAX) {
+            if cut_to_tail(output, REDUCED_OUTPUT_BYTES_MAX) {
                 outcome.truncated = Some(true);
             }
         }
-        if self >= Self::WithoutOutput {
+        if self >= Self::NoOutput {
             outcome.drop_output();
         }
-        if self == Self::Bare && outcome.result.take().is_some() {
+        if self == Self::NoResult && outcome.result.take().is_some() {
             let problem = "the result was left out: the hub, or a proxy before it, takes no body of its length";
             outcome.error = Some(bad_result(problem, outcome.error.take()));
         }
@@ -345,14 +346,14 @@ mod tests {
             ..Outcome::default()
         };
         let report = Report::new(ReportState::Succeeded, outcome);
-        let (mut thin, mut bytes) = (Thin::Whole, report.outcome.text_bytes());
+        let (mut reduction, mut bytes) = (ReportReduction::None, report.outcome.text_bytes());
         let mut last = report.clone();
-        while let Some(next) = thin.next() {
-            thin = next;
+        while let Some(next) = reduction.next() {
+            reduction = next;
             last = report.clone();
-            thin.apply(&mut last);
-            assert!(last.outcome.text_bytes() < bytes, "{thin:?}");
-            assert_eq!(last.outcome.truncated, Some(true), "{thin:?}");
+            reduction.apply(&mut last);
+            assert!(last.outcome.text_bytes() < bytes, "{reduction:?}");
+            assert_eq!(last.outcome.truncated, Some(true), "{reduction:?}");
             bytes = last.outcome.text_bytes();
         }
         assert!(bytes < 200, "{last:?}");
@@ -370,7 +371,7 @@ mod tests {
             error: Some(error(&"c".repeat(1000), "é".repeat(1 << 20))),
             ..Outcome::default()
         };
-        let report = Completion { state: End::Failed, outcome }.into_report();
+        let report = Completion { state: CompletionState::Failed, outcome }.into_report();
         let text = serde_json::to_vec(&report).unwrap();
         assert_eq!(Report::parse(&text).unwrap(), report);
         let outcome = report.outcome;
@@ -383,11 +384,11 @@ mod tests {
     }
 
     #[test]
-    fn a_thin_report_has_no_output_and_a_short_message() {
+    fn a_reduced_report_has_no_output_and_a_short_message() {
         let mut long = Completion::failed(codes::INTERNAL, "€".repeat(4096));
         long.outcome.stderr = Some(String::new());
         let mut report = long.into_report();
-        Thin::WithoutOutput.apply(&mut report);
+        ReportReduction::NoOutput.apply(&mut report);
         let outcome = report.outcome;
         assert_eq!((outcome.stdout, outcome.stderr, outcome.truncated), (None, None, Some(true)));
         let message = outcome.error.unwrap().message.unwrap();

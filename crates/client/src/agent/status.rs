@@ -38,7 +38,7 @@ pub struct Status {
     /// For how long it has run, in seconds.
     pub up_s: u64,
     /// The connection to the hub.
-    pub connection: Connection,
+    pub connection: ConnectionStatus,
     /// The journal.
     pub journal: JournalStatus,
     /// The latest commands, newest first: 20 at most.
@@ -48,7 +48,7 @@ pub struct Status {
 /// The agent's connection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Connection {
+pub struct ConnectionStatus {
     /// The URL of the hub, without credentials.
     pub hub: String,
     /// The proxy that it goes through: its URL without credentials, or `none`. `None` while none is known to work.
@@ -70,7 +70,7 @@ pub struct Connection {
     /// Why not the better way.
     #[serde(default)]
     pub carrier_why: Option<String>,
-    /// How long the stream rests before it is tried again, in seconds.
+    /// For how long no stream is tried any more, while streams are suspended, in seconds.
     #[serde(default)]
     pub stream_rests_s: Option<u64>,
     /// For how long nothing has arrived on any way, in seconds, if that is too long: whether the carrier works is not known.

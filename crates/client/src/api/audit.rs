@@ -11,7 +11,7 @@ use crate::event_source::{Event, EventSource, InvalidRequest, Retry};
 /// Which entries of the audit log.
 #[derive(Debug, Clone, Default)]
 pub struct AuditQuery {
-    /// By whoever has the token with this id.
+    /// By the holder of the token with this id.
     pub actor: Option<String>,
     /// That concern this device.
     pub device: Option<DeviceId>,

@@ -116,7 +116,7 @@ fn unreachable(hub: &str, source: &TransportError) -> String {
     match source.advice() {
         Some(advice) if source.is_of_proxy() => format!("{source}; {advice}"),
         Some(advice) => format!("the hub at {hub} cannot be reached: {source}; {advice}"),
-        // Whoever runs it, the proxy has answered.
+        // The proxy has answered, so that it runs.
         None if source.stage() == TransportStage::ProxyAuthentication => {
             format!("the hub at {hub} cannot be reached: {source}")
         }

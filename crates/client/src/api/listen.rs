@@ -17,7 +17,7 @@ use url::Url;
 
 use super::{Controller, Error, add_query, nonce};
 use crate::event_source::{Builder, EventSource, InvalidRequest, Loss, Retry};
-use crate::path::{Carrier, Verdict};
+use crate::path::{Carrier, PathHint};
 
 mod events;
 mod poll;
@@ -51,7 +51,7 @@ pub struct ListenOptions {
     retry: Retry,
     reconnect_delay_max: Option<Duration>,
     healthy_after: Option<Duration>,
-    verdict: Option<Verdict>,
+    path_hint: Option<PathHint>,
 }
 
 impl Default for ListenOptions {
@@ -69,7 +69,7 @@ impl Default for ListenOptions {
             retry: Retry::resilient(),
             reconnect_delay_max: None,
             healthy_after: None,
-            verdict: None,
+            path_hint: None,
         }
     }
 }
@@ -152,9 +152,9 @@ impl ListenOptions {
         self
     }
 
-    /// What an earlier run has found out about the network, from [`Listener::verdict`]: a hint, which saves requests.
-    pub fn verdict(mut self, verdict: Verdict) -> Self {
-        self.verdict = Some(verdict);
+    /// What an earlier run has found out about the network, from [`Listener::path_hint`]: a hint, which saves requests.
+    pub fn path_hint(mut self, path_hint: PathHint) -> Self {
+        self.path_hint = Some(path_hint);
         self
     }
 }
@@ -176,17 +176,17 @@ pub enum Signal {
         /// In Unix milliseconds.
         time_ms: Option<u64>,
     },
-    /// Another way carries the commands from now on, or it is known why not the better one; or what [`Listener::verdict`] says is
-    /// another, as when the stream begins to rest. [`Listener::way`] shows since when, and for how long.
+    /// Another way carries the commands from now on, or it is known why not the better one; or what [`Listener::path_hint`] says is
+    /// another, as when streams are suspended. [`Listener::way`] shows since when, and for how long.
     Carrier {
         /// `None` while neither works.
         carrier: Option<Carrier>,
-        /// Why not the better way.
+        /// Why not the better way, as a sentence for an operator; `None` for a plain stream.
         why: Option<String>,
     },
     /// The hub cannot be reached, on neither way; the listener connects again by itself.
     Lost {
-        /// Why it was lost.
+        /// What ended the connection, and whose fault that is.
         loss: Loss,
         /// Time until the next attempt.
         retry_in: Duration,
@@ -199,12 +199,12 @@ pub enum Signal {
 pub struct Way {
     /// `None` while neither works.
     pub carrier: Option<Carrier>,
-    /// Since when.
+    /// When this carrier, or the lack of one, began.
     pub since: Instant,
     /// Why not the better way; `None` for a plain stream.
     pub why: Option<String>,
-    /// How long the stream rests before it is tried again.
-    pub rests_for: Option<Duration>,
+    /// For how long no stream is tried any more, while streams are suspended.
+    pub suspended_for: Option<Duration>,
     /// For how long nothing has arrived, if a stream has broken or is silent for too long, and no other way has brought anything
     /// since: whether the carrier works is not known then.
     pub silent_for: Option<Duration>,
@@ -312,10 +312,10 @@ impl Listener {
     }
 
     /// What is known of the network, for a later run. `None` with a stream alone.
-    pub fn verdict(&self) -> Option<Verdict> {
+    pub fn path_hint(&self) -> Option<PathHint> {
         match &self.ways {
             Ways::Stream(_) => None,
-            Ways::Two(ways) => Some(ways.verdict()),
+            Ways::Two(ways) => Some(ways.path_hint()),
         }
     }
 }

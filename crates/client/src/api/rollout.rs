@@ -42,11 +42,11 @@ impl Controller {
     /// Refused as `conflict` when there are none.
     pub async fn retry(&self, id: CommandId, states: &[DeliveryState]) -> Result<Command, Error> {
         #[derive(Serialize)]
-        struct Retry<'a> {
+        struct RetryBody<'a> {
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
             states: &'a [DeliveryState],
         }
         let path = ["v1", "commands", &id.to_string(), "retry"];
-        self.call(Method::POST, path).json(&Retry { states }).fetch().await
+        self.call(Method::POST, path).json(&RetryBody { states }).fetch().await
     }
 }

@@ -8,12 +8,12 @@ use http::Method;
 
 use super::{Controller, Error, page};
 
-/// Tokens, for admins; and enrolment, for whoever has a join token.
+/// Tokens, for admins; and enrolment, for the holder of a join token.
 impl Controller {
     /// Makes a token. Its text is in this answer and nowhere else.
     ///
     /// # Errors
-    /// Refused as `bad_request` when the role has no such member, `forbidden` to anyone but an admin.
+    /// Refused as `bad_request` when the role has no such member, `forbidden` to all but admins.
     pub async fn create_token(&self, new: &NewToken) -> Result<CreatedToken, Error> {
         self.call(Method::POST, ["v1", "tokens"]).json(new).fetch().await
     }

@@ -61,7 +61,7 @@ impl fmt::Debug for Plan {
 pub(super) enum ConnectOutcome {
     /// An event stream, and when its request was sent, if the transport knows that.
     Stream(ByteStream, Option<RequestSent>),
-    /// 204: the server asks the client not to reconnect.
+    /// 204: the server requests that the client does not reconnect.
     NoContent,
 }
 

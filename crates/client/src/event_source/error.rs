@@ -18,7 +18,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// How long the server asked the client to wait.
+    /// The pause that the server requests before the next attempt.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Failed(Error::Refused(refusal)) => refusal.retry_after,

@@ -22,7 +22,7 @@ pub enum Item {
     },
     /// The connection is lost, or could not be made; the source connects again by itself.
     Lost {
-        /// Why it was lost.
+        /// What ended the connection, and whose fault that is.
         loss: Loss,
         /// Time until the next attempt.
         retry_in: Duration,

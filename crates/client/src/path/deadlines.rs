@@ -90,23 +90,23 @@ pub const REOPEN_MAX_MS: u64 = 1_000;
 pub const COVER_MAX_MS: u64 = 200;
 /// A good stream shorter than this many heartbeats is a short one.
 pub const SHORT_STREAM_HEARTBEATS: u64 = 3;
-/// After how many short ones in a row a shorter heartbeat is requested, and then the stream rests.
+/// After how many short ones in a row a shorter heartbeat is requested, and then the stream is suspended.
 pub const SHORT_STREAMS_MAX: u32 = 3;
 /// The shortest heartbeat that is requested for that, in seconds. Contract, section 4.
 pub const HEARTBEAT_S_MIN: u64 = HEARTBEAT_S.min;
 /// How long a shorter heartbeat is requested before the usual one is tried again, at the next opening: as long as comments are.
 pub const SHORT_HEARTBEAT_MS: u64 = COMPAT_MS;
-/// How long a stream rests after both of its forms failed, doubling with each time, +/- [`JITTER_PERCENT`]. LaunchDarkly's
-/// clients rest as long at first.
-pub const REST_MS: u64 = 300_000;
-/// The longest rest.
-pub const REST_MAX_MS: u64 = 86_400_000;
+/// How long streams are suspended after both modes failed, doubling with each time, +/- [`JITTER_PERCENT`]. LaunchDarkly's
+/// clients wait as long at first.
+pub const SUSPENSION_MS: u64 = 300_000;
+/// The longest suspension.
+pub const SUSPENSION_MAX_MS: u64 = 86_400_000;
 /// How long a stream stays with a comment after each write before the plain one is tried again, at its next opening.
 pub const COMPAT_MS: u64 = 86_400_000;
-/// How far a rest and a short poll are spread, in percent.
+/// How far a suspension and a pause between short polls are spread, in percent.
 pub const JITTER_PERCENT: u64 = 20;
 
 /// How many (command, attempt) are remembered as delivered: more than a hub sends within one lease.
 pub const RECEIVED_MAX: usize = 1024;
-/// How long a verdict of an earlier run is a hint, in seconds.
-pub const VERDICT_S: u64 = 86_400;
+/// How long the hint of an earlier run counts, in seconds.
+pub const HINT_S: u64 = 86_400;

@@ -162,19 +162,12 @@ impl Pac {
 
     async fn evaluate<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&str) -> Result<T, PacFault> + Send + 'static,
+        task: impl FnOnce(&str) -> Result<T, PacFault> + Send + 'static,
     ) -> Result<T, PacError> {
         let script = Arc::clone(&self.script);
-        let outcome = worker::run(PAC_TIMEOUT + GRACE, move || job(&script)).await;
-        let outcome = outcome.unwrap_or_else(|reason| {
-            Err(match reason {
-                worker::NoResult::Late => PacFault::OutOfTime { line: None },
-                worker::NoResult::Busy => PacFault::Busy,
-                worker::NoResult::Failed => {
-                    PacFault::Script { line: None, message: "the evaluator has failed".to_owned() }
-                }
-            })
-        });
+        let outcome = worker::run(PAC_TIMEOUT + GRACE, move || task(&script)).await;
+        let late = PacFault::OutOfTime { line: None };
+        let outcome = outcome.unwrap_or_else(|error| Err(error.into_fault(late)));
         outcome.map_err(|fault| fault.of(&self.file))
     }
 }

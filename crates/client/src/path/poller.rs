@@ -9,7 +9,7 @@ use super::deadlines::{
     HOLD_S_MAX, HOLD_S_MIN, POLL_GRACE_MAX_MS, POLL_GRACE_MS, POLL_GRACE_STEP_MS,
     POLL_RETRY_MAX_MS, POLL_RETRY_MS, SHORT_POLL_MS,
 };
-use super::{Contact, Output, Path, Verdict};
+use super::{Contact, Output, Path, PathHint};
 
 #[derive(Debug)]
 pub(super) struct Poller {
@@ -52,9 +52,9 @@ struct Doubt {
 pub struct PollFailure {
     /// Whose fault it may be.
     pub kind: PollFailureKind,
-    /// How long to wait, if that was requested.
+    /// The pause before the next try that the hub requests, in milliseconds.
     pub pause_ms: Option<u64>,
-    /// In words.
+    /// What failed, as a sentence for an operator.
     pub why: String,
 }
 
@@ -70,8 +70,8 @@ pub enum PollFailureKind {
 }
 
 impl Poller {
-    pub(super) fn new(now: u64, verdict: Option<&Verdict>) -> Self {
-        let hold_s = verdict.map_or(HOLD_S_MAX, |verdict| verdict.hold_s);
+    pub(super) fn new(now: u64, hint: Option<&PathHint>) -> Self {
+        let hold_s = hint.map_or(HOLD_S_MAX, |hint| hint.hold_s);
         Self {
             in_flight: None,
             next_at: now,

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::deadlines::{
     BACKOFF_BASE_MS, BYE_END_MS, BYE_PAUSE_MAX_MS, COMPAT_MS, CONFIRM_MS, CONFIRM_RETRY_MS,
     DEAD_TENTHS, HEAD_MS, HEARTBEAT_S_MIN, HELLO_MS, PING_MS, PROBES_MIN, PROBES_MS, REOPEN_MAX_MS,
-    REST_MAX_MS, REST_MS, SHORT_HEARTBEAT_MS, SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX,
-    SUSPECT_TENTHS,
+    SHORT_HEARTBEAT_MS, SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX, SUSPECT_TENTHS,
+    SUSPENSION_MAX_MS, SUSPENSION_MS,
 };
 use super::lag::Lags;
 use super::random::Random;
-use super::{Carrier, Contact, Output, Path, Verdict};
+use super::{Carrier, Contact, Output, Path, PathHint};
 
 mod check;
 mod end;
@@ -21,18 +21,18 @@ mod end;
 #[derive(Debug)]
 pub(super) struct Streamer {
     state: StreamState,
-    rung: Rung,
-    /// What carried last, or [`Rung::Rest`] if nothing did: the next run begins there.
-    settled: Rung,
-    /// Since when the rung is [`Rung::Compat`].
+    mode: StreamMode,
+    /// The mode that carried last, or [`StreamMode::Suspended`] if none did: the next run begins with it.
+    settled: StreamMode,
+    /// Since when `mode` is [`StreamMode::Compat`].
     compat_since: u64,
-    /// The next rest, before it is spread.
-    rest_ms: u64,
+    /// The length of the next suspension, before it is spread.
+    suspension_ms: u64,
     /// Streams in a row that were good and short.
     short_streams: u32,
     /// The heartbeat that this network needs, in seconds.
     negotiated_s: Option<u64>,
-    /// Since when.
+    /// Since when it is requested.
     negotiated_since: u64,
     /// Pings in a row that failed.
     failed_pings: u32,
@@ -45,9 +45,9 @@ pub(super) struct Streamer {
 enum StreamState {
     /// Opened as soon as the hub has answered.
     Due,
-    /// A rest or a pause.
-    Waiting { until: u64, is_rest: bool },
-    /// Requested.
+    /// During a suspension, or a pause between two streams.
+    Waiting { until: u64, is_suspension: bool },
+    /// The request was sent.
     Opening { sent: u64 },
     /// The head has arrived.
     Headed { sent: u64, head: u64 },
@@ -95,81 +95,84 @@ struct Farewell {
     at: u64,
 }
 
-/// How a stream is tried.
+/// How the next stream is opened, or that none is: what the middleboxes of this network let through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Rung {
-    /// As it is.
+pub enum StreamMode {
+    /// Without padding: nothing delays what the hub writes, or that is not known yet.
     #[default]
     Plain,
-    /// With a comment after each write.
+    /// With padding, a comment after each write (`compat=1` of the contract): a middlebox holds back the last write until
+    /// another one follows.
     Compat,
-    /// Not at all, for some time.
-    Rest,
+    /// No stream for some time, because the middleboxes let neither mode through: polls carry alone. `rest` in a file, as
+    /// earlier versions named it.
+    #[serde(rename = "rest")]
+    Suspended,
 }
 
-/// What a hello says of time.
+/// What a stream's hello says: the hub's times, and the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HelloTimes {
     /// The hub's clock in Unix milliseconds.
     pub time_ms: u64,
-    /// Since the request arrived at the hub.
+    /// Milliseconds since the request arrived at the hub.
     pub up_ms: u64,
     /// The longest time between two writes, in seconds.
     pub heartbeat_s: u64,
-    /// To be confirmed.
+    /// The stream's session, which [`Output::Confirm`] repeats once the stream is good.
     pub session: String,
 }
 
 /// How a stream has ended, or why there was none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamEnd {
-    /// In order.
+    /// The response ended in order, without a fault: by the hub, or by a middlebox that limits its time.
     Ended,
-    /// It broke, or could not be made.
+    /// The connection broke, or could not be made: a fault of the network, or the hub is down.
     Broken {
-        /// In words.
+        /// What failed, as a sentence for an operator.
         why: String,
     },
-    /// The hub itself refuses it.
+    /// The hub itself refuses the stream: no other mode changes that.
     RefusedByHub {
-        /// How long to wait, if that was requested.
+        /// The pause before the next try that the hub requests, in milliseconds.
         pause_ms: Option<u64>,
-        /// In words.
+        /// The hub's reason, as a sentence for an operator.
         why: String,
     },
-    /// The response is not a stream of the hub for this request.
+    /// The response is not a stream of the hub for this request: a middlebox answers, or something else at the hub's URL.
     NotOurs {
-        /// In words.
+        /// What answered, as a sentence for an operator.
         why: String,
     },
 }
 
 impl Streamer {
-    pub(super) fn new(now: u64, verdict: Option<&Verdict>, random: &mut Random) -> Self {
+    pub(super) fn new(now: u64, hint: Option<&PathHint>, random: &mut Random) -> Self {
         let mut streamer = Self {
             state: StreamState::Due,
-            rung: Rung::Plain,
-            settled: verdict.map_or(Rung::Plain, |verdict| verdict.rung),
+            mode: StreamMode::Plain,
+            settled: hint.map_or(StreamMode::Plain, |hint| hint.mode),
             compat_since: now,
-            rest_ms: REST_MS,
+            suspension_ms: SUSPENSION_MS,
             short_streams: 0,
             // A file may say anything.
-            negotiated_s: verdict
-                .and_then(|verdict| verdict.heartbeat_s)
+            negotiated_s: hint
+                .and_then(|hint| hint.heartbeat_s)
                 .map(|needed_s| needed_s.clamp(HEARTBEAT_S.min, HEARTBEAT_S.default)),
             negotiated_since: now,
             failed_pings: 0,
-            why: verdict.and_then(|verdict| verdict.why.clone()),
-            why_compat: verdict.and_then(|verdict| verdict.why.clone()),
+            why: hint.and_then(|hint| hint.why.clone()),
+            why_compat: hint.and_then(|hint| hint.why.clone()),
         };
-        match verdict.map(|verdict| verdict.rung) {
-            Some(Rung::Compat) => streamer.rung = Rung::Compat,
-            Some(Rung::Rest) => {
-                let until = now + random.spread(REST_MS);
-                streamer.state = StreamState::Waiting { until, is_rest: true };
+        match hint.map(|hint| hint.mode) {
+            Some(StreamMode::Compat) => streamer.mode = StreamMode::Compat,
+            Some(StreamMode::Suspended) => {
+                let until = now + random.spread(SUSPENSION_MS);
+                streamer.state = StreamState::Waiting { until, is_suspension: true };
             }
-            Some(Rung::Plain) | None => {}
+            Some(StreamMode::Plain) | None => {}
         }
         streamer
     }
@@ -218,7 +221,7 @@ impl Streamer {
     }
 
     pub(super) fn carrier(&self) -> Carrier {
-        if self.rung == Rung::Compat { Carrier::CompatStream } else { Carrier::Stream }
+        if self.mode == StreamMode::Compat { Carrier::CompatStream } else { Carrier::Stream }
     }
 
     pub(super) fn why(&self) -> Option<&str> {
@@ -229,23 +232,24 @@ impl Streamer {
         self.why_compat.clone()
     }
 
-    pub(super) fn rest_until(&self) -> Option<u64> {
+    pub(super) fn suspended_until(&self) -> Option<u64> {
         match self.state {
-            StreamState::Waiting { until, is_rest: true } => Some(until),
+            StreamState::Waiting { until, is_suspension: true } => Some(until),
             _ => None,
         }
     }
 
-    /// Not that of a stream which is being tried: a run that ended meanwhile would make the next one try everything again.
-    pub(super) fn verdict(&self) -> Rung {
+    /// The mode for the next run. Not that of a stream which is being tried: a run that ended meanwhile would make the next one
+    /// try everything again.
+    pub(super) fn settled_mode(&self) -> StreamMode {
         self.settled
     }
 
     /// Notes what is known once a stream carries: what was wrong before is over, but for what the comments are for.
     pub(super) fn settle(&mut self) {
         if self.carries() {
-            self.settled = self.rung;
-            if self.rung == Rung::Plain {
+            self.settled = self.mode;
+            if self.mode == StreamMode::Plain {
                 self.why_compat = None;
             }
             if self.why != self.why_compat {
@@ -277,14 +281,16 @@ impl Path {
             *stream_beside = false;
         }
         let streamer = &mut self.streamer;
-        if streamer.rung == Rung::Compat && now.saturating_sub(streamer.compat_since) >= COMPAT_MS {
-            streamer.rung = Rung::Plain;
+        if streamer.mode == StreamMode::Compat
+            && now.saturating_sub(streamer.compat_since) >= COMPAT_MS
+        {
+            streamer.mode = StreamMode::Plain;
         }
         if now.saturating_sub(streamer.negotiated_since) >= SHORT_HEARTBEAT_MS {
             streamer.negotiated_s = None;
         }
         streamer.state = StreamState::Opening { sent: now };
-        let compat = streamer.rung == Rung::Compat;
+        let compat = streamer.mode == StreamMode::Compat;
         let wanted = self.settings.heartbeat_s;
         let heartbeat_s = match (streamer.negotiated_s, wanted) {
             (Some(needed), Some(wanted)) => Some(needed.min(wanted)),
@@ -405,14 +411,14 @@ impl Path {
         self.silent_since = None;
         if matches!(self.streamer.state, StreamState::Checking) {
             self.streamer.failed_pings = 0;
-            match self.streamer.rung {
-                Rung::Plain => {
+            match self.streamer.mode {
+                StreamMode::Plain => {
                     let streamer = &mut self.streamer;
-                    (streamer.rung, streamer.compat_since) = (Rung::Compat, now);
+                    (streamer.mode, streamer.compat_since) = (StreamMode::Compat, now);
                     streamer.why_compat = streamer.why.clone();
                     streamer.state = StreamState::Due;
                 }
-                Rung::Compat | Rung::Rest => self.rest(now),
+                StreamMode::Compat | StreamMode::Suspended => self.suspend_stream(now),
             }
         }
         self.advance(now);

@@ -146,7 +146,7 @@ fn the_judge_detects_each_injected_bug() {
         (InjectedBug::DeliversTwice, Middlebox::Pass { latency_ms: 20 }, stream, "twice"),
         (InjectedBug::IgnoresPolls, Middlebox::FullBuffer, None, "arrived"),
         (InjectedBug::IgnoresCuts, Middlebox::MaxAge { ms: 60_000 }, None, "arrived"),
-        (InjectedBug::NeverRests, Middlebox::FullBuffer, None, "requests"),
+        (InjectedBug::NeverSuspends, Middlebox::FullBuffer, None, "requests"),
         (InjectedBug::NeverConfirms, Middlebox::Pass { latency_ms: 20 }, stream, "carries"),
     ] {
         let judged = (0..SEEDS).find_map(|seed| {

@@ -118,7 +118,7 @@ impl Wake {
         }
     }
 
-    /// Waits for the next change and returns its reason, once the network is quiet. What changes while nobody waits is
+    /// Waits for the next change and returns its reason, once the network is quiet. What changes while no call waits is
     /// reported by the next call. Cancel safe.
     pub async fn changed(&mut self) -> WakeReason {
         loop {

@@ -3,8 +3,8 @@
 //! [`BaseTransport`] re-targets each request to the base in use, so that its users know one hub. A base is proven by a ping
 //! (`proof`): a page of a captive portal is no proof. A request that failed before the hub can have received it goes through
 //! the next base at once; what fails later is for its user to repeat. A worse base is left when a better one answers again,
-//! which is tried at rests. With one base nothing is proven, and nothing added. Where the list is not fixed, a [`BaseSource`]
-//! makes it anew before each proof.
+//! which is tried again after pauses. With one base nothing is proven, and nothing added. Where the list is not fixed, a
+//! [`BaseSource`] makes it anew before each proof.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -21,11 +21,11 @@ use crate::address::Address;
 
 mod proof;
 
-pub(super) use proof::{NoHubBehind, NotTheHub};
+pub(super) use proof::{ForeignAnswer, GatewayError};
 
-/// The pause before better bases are tried again, doubling up to a day, plus up to a quarter: as long as a stream rests.
-const REST: Duration = Duration::from_secs(300);
-const REST_MAX: Duration = Duration::from_secs(86_400);
+/// The pause before better bases are tried again, doubling up to a day, plus up to a quarter: as long as streams are suspended.
+const RETRY_PAUSE: Duration = Duration::from_secs(300);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(86_400);
 
 /// A URL of the hub, and what its requests go through.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ pub trait BaseSource: Send + Sync + 'static {
     /// error says why.
     fn bases(&self) -> BoxFuture<'static, Result<Vec<Base>, TransportError>>;
 
-    /// Whether the bases are known to be others than those that it listed last. Then they are asked for again, while the one in
+    /// Whether the bases are known to be others than those that it listed last. Then they are listed again, while the one in
     /// use goes on.
     fn is_stale(&self) -> bool {
         false
@@ -84,7 +84,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    /// In order. Empty until the source was asked.
+    /// In order. Empty until the source has listed them.
     bases: Arc<[Base]>,
     /// `None` until one is proven.
     current: Option<usize>,
@@ -100,7 +100,7 @@ struct State {
     better: Option<(Epoch, AbortHandle)>,
 }
 
-/// The network and the base in use, by number: when one changes, the rests begin anew.
+/// The network and the base in use, by number: when one changes, the pauses begin anew.
 type Epoch = (u64, u64);
 
 /// A base, and its position in the list.
@@ -283,7 +283,7 @@ impl Inner {
     fn start_proof(self: &Arc<Self>, state: &mut State) -> Proof {
         let proof = Arc::clone(self).prove_all(state.network).boxed().shared();
         state.proof = Some(proof.clone());
-        // It goes on when the request that asked for it is given up.
+        // It continues when the request that needs it is given up.
         drop(tokio::spawn(proof.clone()));
         proof
     }
@@ -336,7 +336,7 @@ impl Inner {
         }
     }
 
-    /// Tries better bases at rests, while there are any. One task at most does that.
+    /// Tries better bases after pauses, while there are any. One task at most does that.
     fn try_better(self: &Arc<Self>) {
         let mut state = self.state();
         let epoch = state.epoch();
@@ -358,11 +358,11 @@ impl State {
 
 /// Ends with its epoch; the next request begins another one if need be.
 async fn better_bases(inner: Weak<Inner>, epoch: Epoch) {
-    let mut rest = REST;
+    let mut pause = RETRY_PAUSE;
     loop {
         let share = u32::from((getrandom::u32().unwrap_or_default() >> 16) as u16);
-        sleep(rest + rest / 4 * share / u32::from(u16::MAX)).await;
-        rest = (rest * 2).min(REST_MAX);
+        sleep(pause + pause / 4 * share / u32::from(u16::MAX)).await;
+        pause = (pause * 2).min(RETRY_PAUSE_MAX);
         let Some(inner) = inner.upgrade() else { return };
         let (bases, current) = {
             let mut state = inner.state();

@@ -180,7 +180,7 @@ impl Shared {
             let tunnel = tunnel::open(dialer, proxy, &authority).await?;
             return self.secured(tunnel, host, Some(proxy), dialer).await;
         }
-        let stream = match proxy.auth.is_of_connections() {
+        let stream = match proxy.auth.authenticates_connections() {
             false => dialer.to_proxy(proxy).await?,
             true => {
                 let authority = uri.authority().map(|authority| authority.as_str());

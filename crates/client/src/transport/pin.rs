@@ -12,9 +12,9 @@ use rustls::pki_types::CertificateDer;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyPin([u8; SHA256_OUTPUT_LEN]);
 
-/// The text is no pin.
+/// The text is not the base64 of a SHA-256, with or without `sha256//` before it.
 #[derive(Debug)]
-pub(crate) struct NoPin;
+pub(crate) struct InvalidPin;
 
 impl KeyPin {
     /// That of a certificate; `None` if it cannot be read.
@@ -25,12 +25,12 @@ impl KeyPin {
 }
 
 impl FromStr for KeyPin {
-    type Err = NoPin;
+    type Err = InvalidPin;
 
-    fn from_str(text: &str) -> Result<Self, NoPin> {
+    fn from_str(text: &str) -> Result<Self, InvalidPin> {
         let encoded = ["sha256//", "sha256/"].iter().find_map(|prefix| text.strip_prefix(prefix));
-        let bytes = BASE64.decode(encoded.unwrap_or(text)).map_err(|_| NoPin)?;
-        bytes.try_into().map(Self).map_err(|_| NoPin)
+        let bytes = BASE64.decode(encoded.unwrap_or(text)).map_err(|_| InvalidPin)?;
+        bytes.try_into().map(Self).map_err(|_| InvalidPin)
     }
 }
 

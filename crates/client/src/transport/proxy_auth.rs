@@ -43,11 +43,11 @@ impl fmt::Debug for Credentials {
 /// What is known of one proxy.
 pub(super) struct ProxyAuth {
     credentials: Option<Credentials>,
-    known: Mutex<Known>,
+    remembered: Mutex<RememberedScheme>,
 }
 
 /// What worked last.
-enum Known {
+enum RememberedScheme {
     Nothing,
     Basic,
     Digest(Digest),
@@ -91,21 +91,21 @@ pub(super) enum DenialReason {
 
 impl ProxyAuth {
     pub(super) fn new(credentials: Option<Credentials>) -> Self {
-        Self { credentials, known: Mutex::new(Known::Nothing) }
+        Self { credentials, remembered: Mutex::new(RememberedScheme::Nothing) }
     }
 
     /// Whether each connection is to be authenticated before its first request.
-    pub(super) fn is_of_connections(&self) -> bool {
-        matches!(*self.known(), Known::Ntlm)
+    pub(super) fn authenticates_connections(&self) -> bool {
+        matches!(*self.remembered(), RememberedScheme::Ntlm)
     }
 
     /// The scheme by which it authenticated this machine last.
     pub(super) fn scheme(&self) -> Option<&'static str> {
-        match *self.known() {
-            Known::Nothing => None,
-            Known::Basic => Some("Basic"),
-            Known::Digest(_) => Some("Digest"),
-            Known::Ntlm => Some("NTLM"),
+        match *self.remembered() {
+            RememberedScheme::Nothing => None,
+            RememberedScheme::Basic => Some("Basic"),
+            RememberedScheme::Digest(_) => Some("Digest"),
+            RememberedScheme::Ntlm => Some("NTLM"),
         }
     }
 
@@ -130,8 +130,8 @@ impl ProxyAuth {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remembered(&self) -> MutexGuard<'_, RememberedScheme> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -157,13 +157,15 @@ impl Exchange<'_> {
     /// The header of the first request, if it is known what the proxy will demand.
     pub(super) fn first(&mut self) -> Option<HeaderValue> {
         let credentials = self.auth.credentials.as_ref()?;
-        let (scheme, header) = match &mut *self.auth.known() {
-            Known::Basic => (Scheme::Basic, basic(credentials)?),
-            Known::Digest(digest) => {
+        let (scheme, header) = match &mut *self.auth.remembered() {
+            RememberedScheme::Basic => (Scheme::Basic, basic(credentials)?),
+            RememberedScheme::Digest(digest) => {
                 (Scheme::Digest, digest.header(credentials, self.method, self.target)?)
             }
-            Known::Ntlm if self.bound => (Scheme::Ntlm, ntlm_header(&ntlm::negotiate())?),
-            Known::Ntlm | Known::Nothing => return None,
+            RememberedScheme::Ntlm if self.bound => {
+                (Scheme::Ntlm, ntlm_header(&ntlm::negotiate())?)
+            }
+            RememberedScheme::Ntlm | RememberedScheme::Nothing => return None,
         };
         self.ntlm_begun = scheme == Scheme::Ntlm;
         self.sent = Some(scheme);
@@ -198,10 +200,10 @@ impl Exchange<'_> {
 
     /// The proxy let the last request pass.
     pub(super) fn accepted(&mut self) {
-        *self.auth.known() = match (self.sent, self.fresh.take()) {
-            (Some(Scheme::Basic), _) => Known::Basic,
-            (Some(Scheme::Ntlm), _) => Known::Ntlm,
-            (Some(Scheme::Digest), Some(fresh)) => Known::Digest(fresh),
+        *self.auth.remembered() = match (self.sent, self.fresh.take()) {
+            (Some(Scheme::Basic), _) => RememberedScheme::Basic,
+            (Some(Scheme::Ntlm), _) => RememberedScheme::Ntlm,
+            (Some(Scheme::Digest), Some(fresh)) => RememberedScheme::Digest(fresh),
             (Some(Scheme::Digest) | None, _) => return,
         };
     }
@@ -226,7 +228,7 @@ impl Exchange<'_> {
                 if !std::mem::take(&mut self.ntlm_begun) {
                     return None;
                 }
-                let challenge = ntlm::Challenge::parse(&BASE64.decode(token).ok()?)?;
+                let challenge = ntlm::ChallengeMessage::parse(&BASE64.decode(token).ok()?)?;
                 ntlm_header(&challenge.authenticate(credentials, random()?)?)
             }
         }
@@ -248,7 +250,7 @@ impl Exchange<'_> {
                     return None;
                 }
                 self.connections += 1;
-                *self.auth.known() = Known::Ntlm;
+                *self.auth.remembered() = RememberedScheme::Ntlm;
                 return Some(Step::NewConnection);
             }
             Scheme::Basic if !is_offered("Basic") => return None,
@@ -396,11 +398,11 @@ mod tests {
     #[test]
     fn ntlm_needs_a_connection_of_its_own_where_the_request_is_not_bound_to_one() {
         let auth = auth();
-        assert!(!auth.is_of_connections());
+        assert!(!auth.authenticates_connections());
         let mut exchange = auth.exchange("GET", "http://hub.test/", false);
         for _ in 0..CONNECTIONS_MAX {
             assert_eq!(answered(exchange.next(&offers(&["NTLM"]))), "a new connection");
-            assert!(auth.is_of_connections());
+            assert!(auth.authenticates_connections());
             assert!(exchange.first().is_none(), "the connection is what is authenticated");
         }
         assert_eq!(exchange.next(&offers(&["NTLM"])).unwrap_err().reason, DenialReason::Refused);

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::settings::Cause;
 use super::slots::Slots;
 
-/// How long a lookup may take: our choice, above the 5 s after which resolvers ask their second server, and below the time for
+/// How long a lookup may take: our choice, above the 5 s after which resolvers query their second server, and below the time for
 /// connecting, so that the error is of the name and not of the server.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
 /// When a lookup that lasts is reported: our choice.

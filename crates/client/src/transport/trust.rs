@@ -67,13 +67,20 @@ pub(super) fn config(trust: &Trust, protocols: &[&str]) -> Result<ClientConfig, 
 
 /// Whether all of these can be authorities.
 pub(super) fn check(authorities: &[CertificateDer<'static>]) -> Result<(), Cause> {
-    let mut store = RootCertStore::empty();
     for (n, authority) in authorities.iter().enumerate() {
-        // The text of the error is about a server's.
-        let added = store.add(authority.clone());
-        added.map_err(|_| format!("certificate {} in it is broken, or not X.509", n + 1))?;
+        webpki::anchor_from_trusted_cert(authority)
+            .map_err(|source| BrokenAuthority { number: n + 1, source })?;
     }
     Ok(())
+}
+
+/// A certificate of `ca_file` that cannot be that of an authority.
+#[derive(Debug, thiserror::Error)]
+#[error("certificate {number} in it is broken, or not X.509")]
+struct BrokenAuthority {
+    /// Its position in the file, from 1.
+    number: usize,
+    source: webpki::Error,
 }
 
 fn only(

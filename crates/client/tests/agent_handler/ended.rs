@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bellwire_client::agent::handler::{Environment, orphans};
-use bellwire_client::agent::run::{End, Ended, Stop};
+use bellwire_client::agent::run::{CompletionState, RunEnd, Stop};
 use bellwire_testkit::{is_process_1, runs};
 
 use crate::support::*;
@@ -13,10 +13,10 @@ use crate::support::*;
 async fn a_timeout_ends_the_program_and_its_children() {
     let program = sh("sleep 1000 & echo child $!; wait");
     let completion = match begin(&program, command("null"), Duration::from_secs(2)).end().await {
-        Ended::Finished(completion) => completion,
+        RunEnd::Finished(completion) => completion,
         stopped => panic!("{stopped:?}"),
     };
-    assert_eq!((completion.state, code(&completion)), (End::Failed, Some("timeout")));
+    assert_eq!((completion.state, code(&completion)), (CompletionState::Failed, Some("timeout")));
     assert_eq!(completion.outcome.exit_code, Some(128 + 15));
     assert!(!runs(line(&completion, "child ")), "the grandchild runs on");
 }
@@ -30,8 +30,8 @@ async fn a_cancelled_program_gets_term_first_and_its_output_is_reported() {
     );
     let begun = begun.at(1.0).await;
     begun.stop.send(Stop::Cancel);
-    let Ended::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
-    assert_eq!((completion.state, code(&completion)), (End::Cancelled, None));
+    let RunEnd::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
+    assert_eq!((completion.state, code(&completion)), (CompletionState::Cancelled, None));
     assert!(stdout(&completion).ends_with("asked\n"), "{completion:?}");
 }
 
@@ -42,8 +42,11 @@ async fn a_program_that_ignores_term_is_killed_with_its_grandchildren() {
     let program = sh(script).kill_after(Duration::from_millis(100));
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Cancel);
-    let Ended::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
-    assert_eq!((completion.state, completion.outcome.exit_code), (End::Cancelled, Some(137)));
+    let RunEnd::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
+    assert_eq!(
+        (completion.state, completion.outcome.exit_code),
+        (CompletionState::Cancelled, Some(137))
+    );
     assert!(!runs(line(&completion, "child ")), "the grandchild runs on");
 }
 
@@ -67,7 +70,7 @@ async fn a_group_of_dead_processes_has_ended_before_they_are_collected() {
     let begun = begin(&sh(script).kill_after(LONG), command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Cancel);
     let ended = begun.end().await;
-    let Ended::Stopped(completion) = &ended else { panic!("it was stopped: {ended:?}") };
+    let RunEnd::Stopped(completion) = &ended else { panic!("it was stopped: {ended:?}") };
     let child = line(completion, "child ");
     assert!(Path::new("/proc").join(child).exists() && !runs(child), "it was collected: {child}");
 }
@@ -80,7 +83,7 @@ async fn when_the_leader_exits_by_itself_its_children_run_on() {
     let pid = rustix::process::Pid::from_raw(child.parse().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
     assert!(alive, "{completion:?}");
-    assert_eq!(completion.state, End::Succeeded);
+    assert_eq!(completion.state, CompletionState::Succeeded);
 }
 
 #[tokio::test]
@@ -95,11 +98,11 @@ async fn an_end_by_a_signal_while_the_agent_stops_is_interrupted() {
         let go = path.clone();
         tokio::task::spawn_blocking(move || std::fs::write(go, "go\n").unwrap()).await.unwrap();
         match begun.end().await {
-            Ended::Stopped(completion) => {
+            RunEnd::Stopped(completion) => {
                 assert!(stopped, "{last}");
                 assert_eq!(code(&completion), Some("interrupted"));
             }
-            Ended::Finished(_) => assert!(!stopped, "{last}"),
+            RunEnd::Finished(_) => assert!(!stopped, "{last}"),
         }
     }
 }
@@ -125,7 +128,7 @@ async fn a_crash_before_the_shutdown_is_not_interrupted() {
     within("the leader to be dead", collected).await;
     begun.stop.send(Stop::Shutdown);
     let ended = begun.end().await;
-    let Ended::Finished(completion) = &ended else { panic!("by itself: {ended:?}") };
+    let RunEnd::Finished(completion) = &ended else { panic!("by itself: {ended:?}") };
     let child =
         rustix::process::Pid::from_raw(line(completion, "child ").parse().unwrap()).unwrap();
     rustix::process::kill_process(child, rustix::process::Signal::KILL).ok();
@@ -138,14 +141,14 @@ async fn a_kill_request_kills_at_once() {
         sh("trap '' TERM; echo BELLWIRE_PROGRESS=1; while :; do sleep 1000; done").kill_after(LONG);
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Kill);
-    let Ended::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
+    let RunEnd::Stopped(completion) = begun.end().await else { panic!("it was stopped") };
     assert_eq!((code(&completion), completion.outcome.exit_code), (Some("interrupted"), Some(137)));
     // Also after a cancel, which remains the reason.
     let begun = begin(&program, command("null"), LONG).at(1.0).await;
     begun.stop.send(Stop::Cancel);
     begun.stop.send(Stop::Kill);
     let ended = begun.end().await;
-    assert!(matches!(ended, Ended::Stopped(_)), "{ended:?}");
+    assert!(matches!(ended, RunEnd::Stopped(_)), "{ended:?}");
 }
 
 #[tokio::test]

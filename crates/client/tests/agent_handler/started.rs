@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bellwire_client::agent::handler::account::{self, Account};
 use bellwire_client::agent::handler::{Environment, Program};
-use bellwire_client::agent::run::End;
+use bellwire_client::agent::run::CompletionState;
 use bellwire_proto::limits::{OUTPUT_BYTES_MAX, RESULT_BYTES_MAX};
 use bellwire_testkit::under_umask_077;
 
@@ -166,18 +166,18 @@ async fn exit_codes_and_signals_are_distinguished() {
     let completion = completion_of("echo fine").await;
     assert_eq!(
         (completion.state, completion.outcome.exit_code, code(&completion)),
-        (End::Succeeded, Some(0), None)
+        (CompletionState::Succeeded, Some(0), None)
     );
     let completion = completion_of("echo oops >&2; exit 3").await;
     assert_eq!(
         (completion.state, completion.outcome.exit_code, code(&completion)),
-        (End::Failed, Some(3), Some("exit_status"))
+        (CompletionState::Failed, Some(3), Some("exit_status"))
     );
     assert_eq!(completion.outcome.stderr.as_deref(), Some("oops\n"));
     let completion = completion_of("kill -9 $$").await;
     assert_eq!(
         (completion.state, completion.outcome.exit_code, code(&completion)),
-        (End::Failed, Some(137), Some("signal"))
+        (CompletionState::Failed, Some(137), Some("signal"))
     );
 }
 
@@ -192,7 +192,10 @@ async fn what_cannot_be_started_has_failed_and_says_why() {
         (sh("true").cwd("/no/such/folder"), "cannot be started in /no/such/folder: no such folder"),
     ] {
         let completion = finish(&program, "null").await;
-        assert_eq!((completion.state, code(&completion)), (End::Failed, Some("spawn_failed")));
+        assert_eq!(
+            (completion.state, code(&completion)),
+            (CompletionState::Failed, Some("spawn_failed"))
+        );
         let message = completion.outcome.error.unwrap().message.unwrap();
         assert!(message.contains(why), "{message}");
     }
@@ -201,7 +204,7 @@ async fn what_cannot_be_started_has_failed_and_says_why() {
 #[tokio::test]
 async fn a_program_need_not_read_its_input_and_may_read_a_lot() {
     let data = format!("\"{}\"", "x".repeat(1 << 20));
-    assert_eq!(finish(&sh("exit 0"), &data).await.state, End::Succeeded);
+    assert_eq!(finish(&sh("exit 0"), &data).await.state, CompletionState::Succeeded);
     let completion = finish(&sh("tee /dev/stderr"), &data).await;
     assert_eq!(stdout(&completion).len(), OUTPUT_BYTES_MAX);
     assert_eq!(completion.outcome.stderr.as_ref().unwrap().len(), OUTPUT_BYTES_MAX);
@@ -227,7 +230,11 @@ async fn a_result_comes_on_descriptor_3_or_in_the_last_marker_line() {
         ("echo BELLWIRE_RESULT=null", "null"),
     ] {
         let completion = completion_of(script).await;
-        assert_eq!((completion.state, code(&completion)), (End::Succeeded, None), "{script}");
+        assert_eq!(
+            (completion.state, code(&completion)),
+            (CompletionState::Succeeded, None),
+            "{script}"
+        );
         assert_eq!(completion.outcome.result.unwrap().as_str(), result, "{script}");
     }
     let completion = completion_of("echo ' BELLWIRE_RESULT=1'; echo BELLWIRE_RESULT=2").await;
@@ -240,7 +247,7 @@ async fn an_invalid_result_is_an_error_and_leaves_the_state() {
     let large = format!("head -c {RESULT_BYTES_MAX} /dev/zero | tr '\\0' 1 >&3; echo 1 >&3");
     let huge = "yes 11111111 | tr -d '\\n' | head -c 1000000 >&3".to_owned();
     for script in ["echo nope >&3".to_owned(), "echo BELLWIRE_RESULT={".to_owned(), large, huge] {
-        for (exit, state) in [(0, End::Succeeded), (3, End::Failed)] {
+        for (exit, state) in [(0, CompletionState::Succeeded), (3, CompletionState::Failed)] {
             let completion = completion_of(&format!("{script}; exit {exit}")).await;
             assert_eq!(
                 (completion.state, completion.outcome.exit_code),
@@ -261,7 +268,7 @@ async fn progress_is_reported_and_an_invalid_value_is_ignored() {
     let script = "echo BELLWIRE_PROGRESS=40; echo BELLWIRE_PROGRESS=200; echo BELLWIRE_PROGRESS=x; \
         printf 'BELLWIRE_PROG'; printf 'RESS=55.5\\n'";
     let begun = begin(&sh(script), command("null"), LONG).at(55.5).await;
-    assert_eq!(begun.end().await.into_completion().state, End::Succeeded);
+    assert_eq!(begun.end().await.into_completion().state, CompletionState::Succeeded);
 }
 
 #[tokio::test]

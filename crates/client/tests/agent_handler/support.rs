@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bellwire_client::agent::handler::{Environment, Program};
 use bellwire_client::agent::run::{
-    Completion, DataDir, Ended, Job, ProgressReceiver, Run as _, StopSender, progress_channel,
-    stop_channel,
+    Completion, DataDir, ProgressReceiver, Run as _, RunContext, RunEnd, StopSender,
+    progress_channel, stop_channel,
 };
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{CommandId, Json, Progress, Seq, Timestamp};
@@ -42,7 +42,7 @@ pub(crate) fn command(data: &str) -> CommandEvent {
 }
 
 pub(crate) struct Begun {
-    pub(crate) ended: tokio::task::JoinHandle<Ended>,
+    pub(crate) ended: tokio::task::JoinHandle<RunEnd>,
     pub(crate) progress: ProgressReceiver,
     pub(crate) stop: StopSender,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Begun {
 pub(crate) fn begin(program: &Program, command: CommandEvent, limit: Duration) -> Begun {
     let (progress_sender, progress) = progress_channel();
     let (stop_sender, stop_receiver) = stop_channel();
-    let job = Job {
+    let context = RunContext {
         command,
         device: "kiosk".parse().unwrap(),
         data_dir: Arc::new(DataDir::temporary().unwrap()),
@@ -58,7 +58,7 @@ pub(crate) fn begin(program: &Program, command: CommandEvent, limit: Duration) -
         progress: progress_sender,
         stop: stop_receiver,
     };
-    Begun { ended: tokio::spawn(program.start(job)), progress, stop: stop_sender }
+    Begun { ended: tokio::spawn(program.start(context)), progress, stop: stop_sender }
 }
 
 impl Begun {
@@ -69,7 +69,7 @@ impl Begun {
         self
     }
 
-    pub(crate) async fn end(self) -> Ended {
+    pub(crate) async fn end(self) -> RunEnd {
         within("the program to end", self.ended).await.unwrap()
     }
 }
@@ -80,8 +80,8 @@ pub(crate) fn sh(script: &str) -> Program {
 
 pub(crate) async fn finish(program: &Program, data: &str) -> Completion {
     match begin(program, command(data), LONG).end().await {
-        Ended::Finished(completion) => completion,
-        Ended::Stopped(completion) => panic!("it was stopped: {completion:?}"),
+        RunEnd::Finished(completion) => completion,
+        RunEnd::Stopped(completion) => panic!("it was stopped: {completion:?}"),
     }
 }
 

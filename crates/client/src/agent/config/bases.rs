@@ -10,7 +10,7 @@ use http::Uri;
 use super::fault::{Section, text};
 use super::{AgentConfig, transport};
 use crate::address::Address;
-use crate::agent::known::Found;
+use crate::agent::network_finding::NetworkFinding;
 #[cfg(feature = "pac")]
 use crate::path::pac::PacLocation;
 use crate::transport::{
@@ -37,11 +37,11 @@ const NO_PAC: &str = "names a PAC file, which this program cannot evaluate: it w
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProxySetting {
-    /// This one.
+    /// The proxy at this URL.
     Url(Address),
     /// That of the environment: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`.
     Environment,
-    /// None.
+    /// No proxy: the hub is connected to directly.
     Direct,
     /// Those that a PAC file lists for the hub.
     #[cfg(feature = "pac")]
@@ -142,13 +142,13 @@ fn of_pac(_text: &str) -> Result<ProxySetting, String> {
 }
 
 impl AgentConfig {
-    /// The transport to the hub; `None` for the default one. `known` names the base that worked last.
+    /// The transport to the hub; `None` for the default one. `finding` names the base that worked last.
     ///
     /// # Errors
     /// When `ca_file` or a proxy cannot be used.
     pub(in crate::agent) fn transport(
         &self,
-        known: Option<&Found>,
+        finding: Option<&NetworkFinding>,
     ) -> Result<Option<Arc<dyn Transport>>, InvalidSetting> {
         let is_default = self.ca_file.is_none() && self.pin_sha256.is_empty();
         if is_default && self.proxies.is_empty() && self.other_hubs.is_empty() {
@@ -173,10 +173,10 @@ impl AgentConfig {
         let bases = hubs.flat_map(|hub| through.iter().map(|through| through.base(hub)));
         let bases: Vec<Base> = bases.collect();
         // By its names, for the list may be another one since then.
-        let is_known = |known: &Found, base: &Base| {
-            base.proxy == known.proxy && base.hub.to_string() == known.hub
+        let is_same = |finding: &NetworkFinding, base: &Base| {
+            base.proxy == finding.proxy && base.hub.to_string() == finding.hub
         };
-        let hint = known.and_then(|known| bases.iter().position(|base| is_known(known, base)));
+        let hint = finding.and_then(|finding| bases.iter().position(|base| is_same(finding, base)));
         let mut bases = bases.into_iter();
         let Some(preferred) = bases.next() else { return Ok(None) };
         Ok(Some(Arc::new(BaseTransport::new(preferred, bases.collect(), hint))))
@@ -251,7 +251,7 @@ impl Through {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path::{Rung, Verdict};
+    use crate::path::{PathHint, StreamMode};
 
     fn config(rest: &str) -> Result<AgentConfig, super::super::ConfigFaults> {
         AgentConfig::read(&format!("device = 'd'\n{rest}\n[actions.a]\nrun = ['/bin/true']\n"))
@@ -275,9 +275,9 @@ mod tests {
     /// It was found by its position once, which is that of another one in a list that was changed.
     #[test]
     fn the_base_that_worked_last_is_found_by_its_names_in_a_changed_list() {
-        let verdict = Verdict { rung: Rung::Plain, hold_s: 25, heartbeat_s: None, why: None };
+        let hint = PathHint { mode: StreamMode::Plain, hold_s: 25, heartbeat_s: None, why: None };
         let (hub, proxy) = ("https://a.test/".to_owned(), "http://q:1/".to_owned());
-        let known = Found { hub, proxy, verdict };
+        let finding = NetworkFinding { hub, proxy, hint };
         for (proxies, index) in [
             ("'http://p:1', 'http://u:s3cret@q:1', 'none'", Some(1)),
             ("'none', 'http://p:1', 'http://q:1'", Some(2)),
@@ -286,10 +286,10 @@ mod tests {
             ("'http://p:1'", Some(0)),
         ] {
             let config = config(&format!("hub = 'https://a.test'\nproxy = [{proxies}]")).unwrap();
-            let transport = config.transport(Some(&known)).unwrap().unwrap();
+            let transport = config.transport(Some(&finding)).unwrap().unwrap();
             assert_eq!(transport.base().map(|base| base.index), index, "{proxies}");
             let counts = proxies.contains("q:1");
-            assert_eq!(known.is_of("https://a.test/", &*transport), counts, "{proxies}");
+            assert_eq!(finding.matches_base("https://a.test/", &*transport), counts, "{proxies}");
         }
     }
 

@@ -45,19 +45,19 @@ impl Readiness {
 
 /// `here`: for this process, which is about to run the agent. Otherwise another user may run it, with what the shipped unit sets
 /// up.
-pub(super) fn of(config: &AgentConfig, here: bool) -> Readiness {
+pub(super) fn check(config: &AgentConfig, here: bool) -> Readiness {
     let mut found = Readiness::default();
-    of_link(config, &mut found);
+    check_link(config, &mut found);
     #[cfg(feature = "pac")]
     if !here {
-        of_pac_files(config, &mut found);
+        check_pac_files(config, &mut found);
     }
-    of_state_dir(config, here, &mut found);
+    check_state_dir(config, here, &mut found);
     if config.actions.is_empty() {
         found.warnings.push(fault("actions", "is empty: every command is rejected"));
     }
     for action in config.actions.keys() {
-        of_action(config, action, &mut found);
+        check_action(config, action, &mut found);
     }
     found
 }
@@ -67,7 +67,7 @@ fn fault(key: impl Into<String>, problem: impl Into<String>) -> Fault {
 }
 
 /// What the connection to the hub needs.
-fn of_link(config: &AgentConfig, found: &mut Readiness) {
+fn check_link(config: &AgentConfig, found: &mut Readiness) {
     match config.transport(None) {
         Ok(_) => {}
         Err(InvalidSetting::CaFile { path, source }) => {
@@ -77,7 +77,7 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
         Err(InvalidSetting::Proxy(cause)) => found.faults.push(fault("proxy", cause.to_string())),
         Err(other) => found.faults.push(fault("hub", other.to_string())),
     }
-    found.errors.extend(of_proxy_variable(config));
+    found.errors.extend(check_proxy_variable(config));
     let Some(path) = &config.credential_file else { return };
     match read_credential(path) {
         Err(error) => {
@@ -102,7 +102,7 @@ fn of_link(config: &AgentConfig, found: &mut Readiness) {
 
 /// A PAC file that cannot be read or evaluated. A running agent logs that, and goes on with the other proxies.
 #[cfg(feature = "pac")]
-fn of_pac_files(config: &AgentConfig, found: &mut Readiness) {
+fn check_pac_files(config: &AgentConfig, found: &mut Readiness) {
     for proxy in &config.proxies {
         let ProxySetting::Pac(location) = proxy else { continue };
         if let Some(problem) = super::bases::pac_problem(location, &config.hub, config.template()) {
@@ -112,7 +112,7 @@ fn of_pac_files(config: &AgentConfig, found: &mut Readiness) {
 }
 
 /// A proxy of the environment that cannot be used, if this agent would go through it: it would try without one.
-fn of_proxy_variable(config: &AgentConfig) -> Option<Fault> {
+fn check_proxy_variable(config: &AgentConfig) -> Option<Fault> {
     // Without a setting the environment's is used.
     if !config.proxies.is_empty() && !config.proxies.contains(&ProxySetting::Environment) {
         return None;
@@ -121,7 +121,7 @@ fn of_proxy_variable(config: &AgentConfig) -> Option<Fault> {
     Some(fault(name, format!("(of the environment) {problem}; correct it, unset it, or set proxy")))
 }
 
-fn of_state_dir(config: &AgentConfig, here: bool, found: &mut Readiness) {
+fn check_state_dir(config: &AgentConfig, here: bool, found: &mut Readiness) {
     let folder = &config.state_dir;
     let usable = journal::check_before(folder).and_then(|()| match here {
         // The agent opens it in a moment.
@@ -137,7 +137,7 @@ fn of_state_dir(config: &AgentConfig, here: bool, found: &mut Readiness) {
         let problem = "is too long for a socket in it: agent status does not work";
         found.warnings.push(fault("state_dir", problem));
     }
-    if let Some(problem) = of_data_files(config, here) {
+    if let Some(problem) = check_data_files(config, here) {
         found.warnings.push(fault("state_dir", problem));
     }
 }
@@ -145,7 +145,7 @@ fn of_state_dir(config: &AgentConfig, here: bool, found: &mut Readiness) {
 /// Bytes of a path in sockaddr_un without the zero at its end (unix(7)).
 const SOCKET_BYTES_MAX: usize = 107;
 
-pub(super) fn of_action(config: &AgentConfig, action: &Action, found: &mut Readiness) {
+pub(super) fn check_action(config: &AgentConfig, action: &Action, found: &mut Readiness) {
     let Some(Handler::Program(program)) = config.actions.get(action).map(|a| &a.handler) else {
         return;
     };
@@ -172,7 +172,7 @@ pub(super) fn of_action(config: &AgentConfig, action: &Action, found: &mut Readi
 
 /// Data files go into the state folder, unless systemd has made a folder for them as the shipped unit requests. With that
 /// unit no `state_dir` is set: one that is set may belong to another unit.
-fn of_data_files(config: &AgentConfig, here: bool) -> Option<String> {
+fn check_data_files(config: &AgentConfig, here: bool) -> Option<String> {
     let folder = &config.state_dir;
     if runtime_dir().is_some() || (!here && Some(folder) == default_state_dir().as_ref()) {
         return None;
@@ -216,7 +216,7 @@ fn startable(program: &Program) -> Result<PathBuf, String> {
 }
 
 /// Who may change a file, besides root, the user of this process and `also`: the end of a sentence, as in "every user may
-/// change: /srv/x". Whoever may write to its folder may replace it.
+/// change: /srv/x". A user who may write to its folder may replace it.
 pub fn writable_by(file: &Path, also: Option<u32>) -> Option<String> {
     let own = [Some(0), Some(rustix::process::geteuid().as_raw()), also];
     let groups = [0, rustix::process::getegid().as_raw()];

@@ -5,7 +5,7 @@ use std::io;
 
 use tokio::task::JoinHandle;
 
-use crate::agent::engine::Snapshot;
+use crate::agent::engine::JournalSnapshot;
 use crate::agent::fault::Point;
 use crate::agent::journal::{AppendError, Journal, Record, Reserve};
 
@@ -24,7 +24,7 @@ pub(super) enum DiskOutcome {
 /// A task for the disk.
 enum DiskTask {
     Append(Append),
-    Compact { snapshot: Snapshot, reserve_bytes: u64 },
+    Compact { snapshot: JournalSnapshot, reserve_bytes: u64 },
 }
 
 struct Append {
@@ -67,7 +67,7 @@ impl Disk {
     }
 
     /// Replaces the journal by the snapshot, whose lines are encoded as they are written.
-    pub(super) fn compact(&mut self, snapshot: Snapshot, reserve_bytes: u64) {
+    pub(super) fn compact(&mut self, snapshot: JournalSnapshot, reserve_bytes: u64) {
         self.waiting.push_back(DiskTask::Compact { snapshot, reserve_bytes });
     }
 
@@ -128,7 +128,7 @@ fn run_tasks(mut journal: Journal, mut tasks: VecDeque<DiskTask>) -> (Journal, V
     (journal, done)
 }
 
-fn compact(journal: &mut Journal, snapshot: &Snapshot, reserve_bytes: u64) -> DiskOutcome {
+fn compact(journal: &mut Journal, snapshot: &JournalSnapshot, reserve_bytes: u64) -> DiskOutcome {
     match journal.compact(snapshot.lines(), reserve_bytes) {
         Ok(done) => DiskOutcome::Compacted { bytes: done.then(|| journal.bytes()) },
         Err(error) => DiskOutcome::Failed { error },

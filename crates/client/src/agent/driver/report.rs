@@ -14,7 +14,7 @@ pub(super) struct Post {
     pub(super) ticket: u64,
     pub(super) command: CommandId,
     pub(super) report: Report,
-    /// How long it may take.
+    /// How long its request may take before it counts as failed.
     pub(super) limit: Duration,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct PostOutcome {
     pub(super) ticket: u64,
     state: ReportState,
     pub(super) answer: ReportAnswer,
-    /// Why it failed.
+    /// The error as a line for the log, if it failed.
     failure: Option<String>,
 }
 

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::agent::forward;
-use crate::agent::status::{Connection, JournalStatus, Status};
+use crate::agent::status::{ConnectionStatus, JournalStatus, Status};
 use crate::api::Listener;
 
 impl Driver {
@@ -26,7 +26,7 @@ impl Driver {
             pid: std::process::id(),
             device: self.agent.device.clone(),
             up_s: self.started_at.elapsed().as_secs(),
-            connection: Connection {
+            connection: ConnectionStatus {
                 hub: base
                     .as_ref()
                     .map_or_else(|| self.connection.hub.clone(), |base| base.hub.clone()),
@@ -40,7 +40,9 @@ impl Driver {
                     .as_ref()
                     .and_then(|way| way.silent_for)
                     .map(|silent| silent.as_secs()),
-                stream_rests_s: way.and_then(|way| way.rests_for).map(|rest| rest.as_secs()),
+                stream_rests_s: way
+                    .and_then(|way| way.suspended_for)
+                    .map(|suspended| suspended.as_secs()),
                 retry_in_s,
                 ..self.connection.clone()
             },

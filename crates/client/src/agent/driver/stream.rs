@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::agent::fault::{self, Point};
-use crate::agent::known::Found;
-use crate::agent::status::Connection;
+use crate::agent::network_finding::NetworkFinding;
+use crate::agent::status::ConnectionStatus;
 use crate::agent::{clock, link};
 use crate::api::{Listener, Signal};
 use crate::event_source::{Error, Loss};
@@ -99,7 +99,7 @@ impl Driver {
 
     /// Another way carries: for the log, and for the next run.
     fn on_carrier(&mut self, carrier: Option<Carrier>, why: Option<String>) {
-        let Connection { carrier: logged, carrier_why, .. } = &mut self.connection;
+        let ConnectionStatus { carrier: logged, carrier_why, .. } = &mut self.connection;
         let is_logged = (*logged, &*carrier_why) == (carrier, &why);
         (*logged, *carrier_why) = (carrier, why.clone());
         let Some(carrier) = carrier else { return };
@@ -121,14 +121,14 @@ impl Driver {
             None => tracing::info!(by, "commands arrive"),
         }
         let Some(listener) = &self.listener else { return };
-        if let Some(rests_for) = listener.way().and_then(|way| way.rests_for) {
-            tracing::info!("the stream rests, and is tried again in {} s", rests_for.as_secs());
+        if let Some(suspended_for) = listener.way().and_then(|way| way.suspended_for) {
+            tracing::info!("no stream is tried for {} s", suspended_for.as_secs());
         }
-        let Some(verdict) = listener.verdict() else { return };
+        let Some(hint) = listener.path_hint() else { return };
         let (hub, proxy) = match self.agent.transport.base() {
             Some(base) => (base.hub, base.proxy),
             None => (self.hub.url().to_owned(), String::new()),
         };
-        self.known.write(Found { hub, proxy, verdict });
+        self.findings.write(NetworkFinding { hub, proxy, hint });
     }
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::transport::{ByteStream, Request, Response, ResponseFuture, Transport};
 
 mod batches;
-mod verdicts;
+mod hints;
 
 const COMMAND: &str = "01930000-0000-7000-8000-000000000001";
 const STREAM: &str = "text/event-stream";
@@ -249,7 +249,7 @@ async fn nothing_that_a_server_asks_for_makes_the_agent_hammer_it() {
 
 /// A stream of comments alone held the agent for ever.
 #[tokio::test(start_paused = true)]
-async fn a_stream_without_a_hello_is_closed_and_rests_while_polls_carry() {
+async fn streams_without_a_hello_are_closed_and_suspended_while_polls_carry() {
     let hub = StubHub::new(|_| {
         let ticks = futures_util::stream::unfold((), async |()| {
             sleep(SECOND).await;

@@ -3,8 +3,8 @@
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, CommandId, Outcome, Progress, Report, ReportState, Seq};
 
-use crate::agent::journal::{BootId, Received, Record};
-use crate::agent::run::Thin;
+use crate::agent::journal::{BootId, ReceivedCommand, Record};
+use crate::agent::run::ReportReduction;
 use crate::agent::status::CommandStatus;
 
 /// Where a command is in its life cycle at the device. Completed commands are in `history.rs`.
@@ -41,7 +41,7 @@ pub(super) struct Entry {
     pub(super) seq: Seq,
     pub(super) stage: Stage,
     /// `None` if only a cancel arrived.
-    pub(super) received: Option<Box<Received>>,
+    pub(super) received: Option<Box<ReceivedCommand>>,
     /// `None` if it was cancelled before it arrived, or completed long ago.
     pub(super) action: Option<Action>,
     /// The agent's time when it arrived.
@@ -86,7 +86,7 @@ pub(super) struct PostState {
     /// The last answer rejected the result permanently.
     pub(super) is_rejected: bool,
     /// What is left out of the result, which was too large.
-    pub(super) thin: Thin,
+    pub(super) reduction: ReportReduction,
 }
 
 impl Entry {
@@ -115,7 +115,7 @@ impl Entry {
     }
 
     /// A command that arrived.
-    pub(super) fn of(received: Box<Received>) -> Self {
+    pub(super) fn of(received: Box<ReceivedCommand>) -> Self {
         let CommandEvent { id, seq, attempt, .. } = received.event;
         Self {
             attempt: Some(attempt),
@@ -193,17 +193,17 @@ impl Entry {
                 return None;
             }
         };
-        self.post.thin.apply(&mut report);
+        self.post.reduction.apply(&mut report);
         report.attempt = self.attempt;
         Some(report)
     }
 
     /// Leaves more out of the result, which was too large; returns whether that makes it shorter.
-    pub(super) fn make_thinner(&mut self) -> bool {
+    pub(super) fn reduce_further(&mut self) -> bool {
         let bytes = |entry: &Self| entry.next_report().map(|report| report.outcome.text_bytes());
         let before = bytes(self);
-        while let Some(next) = self.post.thin.next() {
-            self.post.thin = next;
+        while let Some(next) = self.post.reduction.next() {
+            self.post.reduction = next;
             if bytes(self) < before {
                 return true;
             }

@@ -1,7 +1,7 @@
 //! Completed commands: little is stored of each, so that there can be many.
 //!
 //! Their ids prevent a second run when the hub sends a command again. The whole reports of the latest ones are
-//! held in memory: a hub that asks soon gets all of the report.
+//! held in memory: a hub that requests it soon gets all of the report.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -39,14 +39,14 @@ struct RecentCommand {
 
 /// The whole state at one moment, for a compaction.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Snapshot {
+pub(crate) struct JournalSnapshot {
     pub(crate) start_number: Record,
     pub(crate) done: Arc<BTreeMap<CommandId, Done>>,
     /// The commands that are not completed, each as one line.
     pub(crate) live: Vec<Vec<Record>>,
 }
 
-impl Snapshot {
+impl JournalSnapshot {
     /// The lines of the new journal. All records of a command are in one line.
     pub(crate) fn lines(&self) -> impl Iterator<Item = Vec<Record>> {
         let done = self.done.iter();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bellwire_proto::stream::CommandEvent;
 use bellwire_proto::{Action, CommandId, DeliveryState, ErrorInfo, Json, Report};
 
-use super::history::Snapshot;
+use super::history::JournalSnapshot;
 use crate::agent::journal::{Record, Reserve};
 use crate::agent::policy::OnRestart;
 use crate::agent::run::Stop;
@@ -36,7 +36,7 @@ pub(crate) enum Output {
     /// Append to the journal, in this order; then [`super::Engine::handle_written`].
     Write { ticket: u64, records: Vec<Record>, reserve: Reserve },
     /// Replace the journal, after all writes that came before; then [`super::Engine::handle_compacted`].
-    Compact { snapshot: Snapshot, reserve_bytes: u64 },
+    Compact { snapshot: JournalSnapshot, reserve_bytes: u64 },
     /// Send a report; then [`super::Engine::handle_answer`].
     Post { ticket: u64, command: CommandId, report: Report },
     /// Start the handler; then [`super::Engine::handle_ended`].

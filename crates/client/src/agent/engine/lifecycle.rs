@@ -7,7 +7,7 @@ use super::entry::{Entry, PostState, Stage};
 use super::outcome::rejected;
 use super::retention::{Capacity, NOTES_BYTES_MAX};
 use super::{DISK_RETRY_MS, Engine, Output, WritePurpose};
-use crate::agent::journal::{Received, Record, fit};
+use crate::agent::journal::{ReceivedCommand, Record, fit};
 use crate::agent::run::{Stop, error};
 
 impl Engine {
@@ -35,7 +35,7 @@ impl Engine {
             }
             return;
         }
-        let received = Box::new(Received {
+        let received = Box::new(ReceivedCommand {
             due_boot_ms: received_ms.saturating_add(event.ttl_s.saturating_mul(1000)),
             // A stream begins with a hello, so the time is known before a command arrives.
             first_seen_ms: self.time.settle(received_ms).unwrap_or_default(),

@@ -123,7 +123,7 @@ impl Engine {
         }
     }
 
-    /// The hub asks again: the last report is repeated with a new `rev`.
+    /// The hub lacks the last report: it is repeated with a new `rev`.
     pub(super) fn report_again(&mut self, now_ms: u64, id: CommandId, attempt: Option<u32>) {
         if let Some(entry) = self.history.reopen(id).filter(|_| !self.entries.contains_key(&id)) {
             self.live.insert((entry.seq, id));
@@ -246,7 +246,7 @@ impl Engine {
             ReportAnswer::Delivery { rev: seen, .. } if seen < rev || Revs::can_pass(seen) => {
                 self.retry(now_ms, id, None);
             }
-            ReportAnswer::TooLarge if entry.make_thinner() => {
+            ReportAnswer::TooLarge if entry.reduce_further() => {
                 entry.post.due_ms = Some(now_ms);
             }
             ReportAnswer::TooLarge

@@ -11,7 +11,7 @@ use bellwire_proto::limits::{
 };
 
 use super::entry::{Entry, Stage};
-use super::history::Snapshot;
+use super::history::JournalSnapshot;
 use super::{Engine, Output, WritePurpose, ms};
 use crate::agent::journal::{ClockStamp, Record, Reserve};
 
@@ -217,8 +217,8 @@ impl Engine {
     }
 
     /// The whole state.
-    fn snapshot(&self) -> Snapshot {
-        Snapshot {
+    fn snapshot(&self) -> JournalSnapshot {
+        JournalSnapshot {
             start_number: Record::Begun {
                 start: self.revs.start(),
                 clock: self.time.stamp().map(Box::new),

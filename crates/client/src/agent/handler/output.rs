@@ -37,7 +37,7 @@ pub(super) struct Streams {
     feed: StdinFeed,
     stdout: Reader<ChildStdout, StdoutSink>,
     stderr: Reader<ChildStderr, Tail>,
-    result: Reader<pipe::Receiver, Head>,
+    result: Reader<pipe::Receiver, BoundedResult>,
 }
 
 /// What a program wrote, ready for its outcome.
@@ -66,7 +66,7 @@ impl Streams {
             feed: StdinFeed { pipe: pipes.stdin, data: pipes.data, written_bytes: 0 },
             stdout: Reader { pipe: pipes.stdout, sink },
             stderr: Reader { pipe: pipes.stderr, sink: Tail::default() },
-            result: Reader { pipe: Some(pipes.result), sink: Head::default() },
+            result: Reader { pipe: Some(pipes.result), sink: BoundedResult::default() },
         }
     }
 
@@ -95,14 +95,16 @@ impl Streams {
         let (stdout, stdout_cut) = tail.finish();
         let (stderr, stderr_cut) = self.stderr.sink.finish();
         let raw = match self.result.sink {
-            Head { bytes, .. } if bytes.iter().all(u8::is_ascii_whitespace) => markers.result,
+            BoundedResult { bytes, .. } if bytes.iter().all(u8::is_ascii_whitespace) => {
+                markers.result
+            }
             head => Some(head),
         };
         Captured {
             stdout,
             stderr,
             truncated: stdout_cut || stderr_cut,
-            result: raw.map(Head::read).transpose(),
+            result: raw.map(BoundedResult::read).transpose(),
         }
     }
 }
@@ -182,12 +184,12 @@ impl Tail {
 
 /// The first bytes of a result.
 #[derive(Default)]
-struct Head {
+struct BoundedResult {
     bytes: Vec<u8>,
     too_large: bool,
 }
 
-impl Sink for Head {
+impl Sink for BoundedResult {
     fn take(&mut self, chunk: &[u8]) {
         let capacity = RESULT_BYTES_READ_MAX - self.bytes.len();
         self.too_large |= chunk.len() > capacity;
@@ -195,7 +197,7 @@ impl Sink for Head {
     }
 }
 
-impl Head {
+impl BoundedResult {
     fn read(self) -> Result<Json, BadResult> {
         if self.too_large {
             return Err(BadResult::TooLarge);
@@ -225,7 +227,7 @@ struct Markers {
     line: Vec<u8>,
     /// This line is no marker line.
     ignoring_line: bool,
-    result: Option<Head>,
+    result: Option<BoundedResult>,
     progress: ProgressSender,
 }
 
@@ -264,7 +266,7 @@ impl Markers {
         let line = std::mem::take(&mut self.line);
         self.ignoring_line = false;
         if let Some(result) = line.strip_prefix(RESULT_MARKER) {
-            let mut head = Head::default();
+            let mut head = BoundedResult::default();
             head.take(result);
             self.result = Some(head);
         } else if let Some(percent) = line.strip_prefix(PROGRESS_MARKER) {

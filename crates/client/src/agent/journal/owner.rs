@@ -1,4 +1,4 @@
-//! Whether a state directory is the agent's: whoever may write to it can make the agent run a command again, or never.
+//! Whether a state directory is the agent's: a user who may write to it can make the agent run a command again, or never.
 
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;

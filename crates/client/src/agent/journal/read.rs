@@ -15,9 +15,9 @@ use super::{FORMAT, Head, JournalError, LINE_BYTES_MAX, Record, line};
 /// A range of bytes in the file, usually a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct JournalSpan {
-    /// Where it begins.
+    /// The offset of its first byte in the file.
     pub(crate) at: u64,
-    /// Its length.
+    /// Its length, with the line's end.
     pub(crate) bytes: u64,
 }
 

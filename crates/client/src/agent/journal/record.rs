@@ -55,7 +55,7 @@ pub(crate) enum Record {
         clock: Option<Box<ClockStamp>>,
     },
     /// A command arrived.
-    Received(Box<Received>),
+    Received(Box<ReceivedCommand>),
     /// A command must be stopped or must never run. It may not have arrived yet.
     Cancelled {
         /// The command.
@@ -160,7 +160,7 @@ pub(crate) struct ClockStamp {
 
 /// A command as it arrived.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedCommand {
     /// The hub's event; without its data if the command was rejected at once.
     pub(crate) event: CommandEvent,
     /// The boot in which it arrived.

@@ -139,7 +139,7 @@ pub(super) fn stream_end(retry: &Retry, loss: &Loss) -> StreamEnd {
     }
 }
 
-/// The pause that is requested or that the caller wants.
+/// The pause that the hub requests, or the caller's own.
 fn pause_ms(retry: &Retry, loss: &Loss) -> Option<u64> {
     let pause = retry.delay_after(loss).or_else(|| loss.retry_after());
     pause.map(|pause| u64::try_from(pause.min(SERVER_WAIT_MAX).as_millis()).unwrap_or(u64::MAX))

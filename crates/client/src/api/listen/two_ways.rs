@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 use super::poll::{confirm, ping, poll, poll_failure};
 use super::{Controller, Error, ListenOptions, Signal, Way};
 use crate::event_source::{EventSource, Loss};
-use crate::path::{Carrier, Output, Path as NetworkPath, PathSettings, Verdict};
+use crate::path::{Carrier, Output, Path as NetworkPath, PathHint, PathSettings};
 
 mod stream;
 
@@ -61,9 +61,9 @@ pub(super) struct TwoWays {
 struct Shown {
     carrier: Option<Carrier>,
     why: Option<String>,
-    rests_until_ms: Option<u64>,
+    suspended_until_ms: Option<u64>,
     /// Without its reason, which is for people.
-    verdict: Option<Verdict>,
+    path_hint: Option<PathHint>,
 }
 
 struct OpenStream {
@@ -82,7 +82,7 @@ impl TwoWays {
         let mut settings = PathSettings {
             heartbeat_s: options.heartbeat.map(Seconds::get),
             cursor: options.last_event_id,
-            verdict: options.verdict.clone(),
+            hint: options.path_hint.clone(),
             ..PathSettings::default()
         };
         if let Some(delay_max) = options.reconnect_delay_max {
@@ -136,22 +136,22 @@ impl TwoWays {
 
     pub(super) fn way(&self) -> Way {
         let status = self.path.status();
-        let rests_for = status
-            .rests_until_ms
+        let suspended_for = status
+            .suspended_until_ms
             .map(|until| Duration::from_millis(until.saturating_sub(self.now())));
         Way {
             carrier: status.carrier,
             since: self.epoch + Duration::from_millis(status.since_ms),
             why: status.why.clone(),
-            rests_for,
+            suspended_for,
             silent_for: status
                 .silent_since_ms
                 .map(|since| Duration::from_millis(self.now().saturating_sub(since))),
         }
     }
 
-    pub(super) fn verdict(&self) -> Verdict {
-        self.path.verdict()
+    pub(super) fn path_hint(&self) -> PathHint {
+        self.path.hint()
     }
 
     /// The generation of the base in use.
@@ -243,12 +243,12 @@ impl TwoWays {
                 Output::Changed => {
                     let status = self.path.status();
                     let (carrier, why) = (status.carrier, status.why.clone());
-                    let verdict = Verdict { why: None, ..self.path.verdict() };
+                    let path_hint = PathHint { why: None, ..self.path.hint() };
                     let shown = Shown {
                         carrier,
                         why: why.clone(),
-                        rests_until_ms: status.rests_until_ms,
-                        verdict: Some(verdict),
+                        suspended_until_ms: status.suspended_until_ms,
+                        path_hint: Some(path_hint),
                     };
                     if self.shown != shown {
                         self.shown = shown;

@@ -18,7 +18,7 @@ use rquickjs::{
 };
 
 use super::calendar::{Moment, Now, date_range, time_range, weekday_range};
-use super::lookup::{Lookups, Resolver, of_system, own_addresses};
+use super::lookup::{Lookups, ResolveFn, of_system, own_addresses};
 use super::names::{
     dns_domain_is, dns_domain_levels, is_in_net, is_in_prefix, is_plain_host_name,
     local_host_or_domain_is, sh_exp_match,
@@ -55,7 +55,7 @@ type Intrinsics = (
 pub(super) struct Limits {
     pub(super) time: Duration,
     pub(super) memory_bytes: usize,
-    pub(super) resolver: Resolver,
+    pub(super) resolver: ResolveFn,
 }
 
 impl Default for Limits {
@@ -137,7 +137,7 @@ impl Deadline {
 fn evaluate<T>(
     script: &str,
     limits: Limits,
-    job: impl FnOnce(Function<'_>, &Deadline) -> rquickjs::Result<T>,
+    task: impl FnOnce(Function<'_>, &Deadline) -> rquickjs::Result<T>,
 ) -> Result<T, PacFault> {
     let at = Instant::now() + limits.time;
     let deadline = Rc::new(Deadline { at, reached: Cell::new(false) });
@@ -153,7 +153,7 @@ fn evaluate<T>(
         let lookups = Lookups::new(limits.resolver, deadline.at);
         let outcome = prepare(&ctx, lookups, &deadline)
             .and_then(|()| run(&ctx, script))
-            .and_then(|function| function.map(|function| job(function, &deadline)).transpose());
+            .and_then(|function| function.map(|function| task(function, &deadline)).transpose());
         match outcome.catch(&ctx) {
             Ok(done) => done.ok_or(PacFault::NoFunction),
             Err(error) => Err(fault_of(&ctx, &error, deadline.reached.get())),

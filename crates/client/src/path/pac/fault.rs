@@ -1,5 +1,7 @@
 //! Why a PAC file gives no answer. Each text is a line that names the file, and its line where that is known.
 
+use std::sync::Arc;
+
 use bellwire_proto::limits::{
     PAC_ANSWER_BYTES_MAX, PAC_BYTES_MAX, PAC_FETCH_TIMEOUT, PAC_MEMORY_BYTES_MAX, PAC_TIMEOUT,
 };
@@ -107,6 +109,9 @@ pub enum PacFault {
         /// What was skipped, and why.
         notes: String,
     },
+    /// The evaluator failed, and not the script: its thread could not be started, or it panicked. The source says which.
+    #[error("the evaluator has failed: {0}")]
+    Evaluator(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// Too many scripts run, which have not ended at their limits.
     #[error("other PAC files are still being evaluated")]
     Busy,
@@ -121,6 +126,7 @@ impl PacFault {
             | Self::Status { .. }
             | Self::FetchTimeout
             | Self::WebPage
+            | Self::Evaluator(_)
             | Self::Busy => "",
             _ => {
                 "; have it corrected, or set the proxy itself, as in http://proxy.example.com:3128"

@@ -68,7 +68,7 @@ impl PacLocation {
             Source::File(path) => {
                 let path = path.clone();
                 let read = worker::run(PAC_FETCH_TIMEOUT, move || read_file(&path));
-                read.await.map_err(|_| PacFault::FetchTimeout)??
+                read.await.map_err(|error| error.into_fault(PacFault::FetchTimeout))??
             }
             Source::Url(url) => {
                 let fetched = tokio::time::timeout(PAC_FETCH_TIMEOUT, fetch(url, transport));

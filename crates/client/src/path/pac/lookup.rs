@@ -22,7 +22,7 @@ const ADDRESSES_MAX: usize = 16;
 static UNDER_WAY: Slots = Slots::new(16);
 
 /// Finds the addresses of a name; blocks.
-pub(super) type Resolver = fn(&str) -> Vec<IpAddr>;
+pub(super) type ResolveFn = fn(&str) -> Vec<IpAddr>;
 
 /// The addresses of a name by the system's resolver.
 pub(super) fn of_system(name: &str) -> Vec<IpAddr> {
@@ -33,7 +33,7 @@ pub(super) fn of_system(name: &str) -> Vec<IpAddr> {
 /// The lookups of one evaluation. A name is looked up once.
 pub(super) struct Lookups {
     slots: &'static Slots,
-    resolver: Resolver,
+    resolver: ResolveFn,
     deadline: Instant,
     known: RefCell<HashMap<String, Vec<IpAddr>>>,
     remaining: Cell<usize>,
@@ -52,7 +52,7 @@ enum LookupFault {
 
 impl Lookups {
     /// Lookups that end at `deadline`.
-    pub(super) fn new(resolver: Resolver, deadline: Instant) -> Self {
+    pub(super) fn new(resolver: ResolveFn, deadline: Instant) -> Self {
         let (known, remaining) = (RefCell::default(), Cell::new(PAC_LOOKUPS_MAX));
         Self { slots: &UNDER_WAY, resolver, deadline, known, remaining }
     }
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    fn lookups(resolver: Resolver) -> Lookups {
+    fn lookups(resolver: ResolveFn) -> Lookups {
         Lookups::new(resolver, Instant::now() + Duration::from_secs(60))
     }
 

@@ -3,26 +3,28 @@
 use super::super::lag::copy_limit_ms;
 use super::{
     BACKOFF_BASE_MS, BYE_END_MS, CONFIRM_MS, Confirmation, DEAD_TENTHS, HEAD_MS, HELLO_MS, Live,
-    Output, PING_MS, PROBES_MIN, PROBES_MS, Path, REST_MAX_MS, Rung, SUSPECT_TENTHS, StreamEnd,
-    StreamState,
+    Output, PING_MS, PROBES_MIN, PROBES_MS, Path, SUSPECT_TENTHS, SUSPENSION_MAX_MS, StreamEnd,
+    StreamMode, StreamState,
 };
 
 impl Path {
-    /// Tries again on the same rung.
+    /// Tries again in the same mode, after a pause.
     pub(super) fn pause_stream(&mut self, now: u64, pause_ms: Option<u64>) {
         let failed = self.streamer.failed_pings.saturating_add(1);
         self.streamer.failed_pings = failed;
         let ceiling = (BACKOFF_BASE_MS << failed.min(10)).min(self.settings.backoff_max_ms);
         let until = now + pause_ms.unwrap_or_default().max(self.random.spread(ceiling));
-        self.streamer.state = StreamState::Waiting { until, is_rest: false };
+        self.streamer.state = StreamState::Waiting { until, is_suspension: false };
     }
 
-    pub(super) fn rest(&mut self, now: u64) {
+    /// Opens no stream for some time: neither mode passes.
+    pub(super) fn suspend_stream(&mut self, now: u64) {
         let streamer = &mut self.streamer;
-        let until = now + self.random.spread(streamer.rest_ms);
-        streamer.rest_ms = (streamer.rest_ms * 2).min(REST_MAX_MS);
-        (streamer.rung, streamer.settled, streamer.short_streams) = (Rung::Plain, Rung::Rest, 0);
-        streamer.state = StreamState::Waiting { until, is_rest: true };
+        let until = now + self.random.spread(streamer.suspension_ms);
+        streamer.suspension_ms = (streamer.suspension_ms * 2).min(SUSPENSION_MAX_MS);
+        (streamer.mode, streamer.settled, streamer.short_streams) =
+            (StreamMode::Plain, StreamMode::Suspended, 0);
+        streamer.state = StreamState::Waiting { until, is_suspension: true };
     }
 
     /// When the stream needs attention.

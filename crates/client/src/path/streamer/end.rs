@@ -3,8 +3,8 @@
 use bellwire_proto::stream::ByeReason;
 
 use super::{
-    BYE_PAUSE_MAX_MS, Farewell, HEARTBEAT_S_MIN, Live, Path, REOPEN_MAX_MS, REST_MS,
-    SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX, StreamEnd, StreamState,
+    BYE_PAUSE_MAX_MS, Farewell, HEARTBEAT_S_MIN, Live, Path, REOPEN_MAX_MS,
+    SHORT_STREAM_HEARTBEATS, SHORT_STREAMS_MAX, SUSPENSION_MS, StreamEnd, StreamState,
 };
 
 impl Path {
@@ -61,7 +61,7 @@ impl Path {
             Some(ByeReason::Rotate) => {
                 let pause_ms = self.next_delay_ms.take().or(pause_ms).unwrap_or_default();
                 let until = now + pause_ms;
-                self.streamer.state = StreamState::Waiting { until, is_rest: false };
+                self.streamer.state = StreamState::Waiting { until, is_suspension: false };
                 self.cover_gap(now, true);
             }
             Some(ByeReason::Unconfirmed) => {
@@ -93,7 +93,7 @@ impl Path {
         };
         streamer.why = Some(format!("the last stream was cut after {} s: {how}", lasted_ms / 1000));
         if lasted_ms >= SHORT_STREAM_HEARTBEATS * live.heartbeat_ms {
-            (streamer.short_streams, streamer.rest_ms) = (0, REST_MS);
+            (streamer.short_streams, streamer.suspension_ms) = (0, SUSPENSION_MS);
         } else {
             streamer.short_streams += 1;
         }
@@ -103,13 +103,13 @@ impl Path {
             let shorter_s = (silence_s / 2).max(HEARTBEAT_S_MIN);
             if streamer.negotiated_s.is_some() || shorter_s * 1000 >= live.heartbeat_ms {
                 streamer.negotiated_s = None;
-                return self.rest(now);
+                return self.suspend_stream(now);
             }
             (streamer.negotiated_s, streamer.negotiated_since) = (Some(shorter_s), now);
         }
         if !in_order {
             let until = now + self.random.below(REOPEN_MAX_MS);
-            self.streamer.state = StreamState::Waiting { until, is_rest: false };
+            self.streamer.state = StreamState::Waiting { until, is_suspension: false };
         }
     }
 

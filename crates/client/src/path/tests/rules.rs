@@ -108,7 +108,7 @@ fn streaming_alone() -> Path {
 }
 
 #[test]
-fn a_good_stream_carries_and_the_poller_rests() {
+fn a_good_stream_carries_and_the_poller_is_idle() {
     let path = streaming();
     assert_eq!((path.status().carrier, &path.status().why), (Some(Carrier::Stream), &None));
     let mut path = streaming_alone();
@@ -237,7 +237,7 @@ fn a_refused_poll_pauses_both_ways() {
 }
 
 #[test]
-fn a_buffered_stream_is_tried_with_comments_and_then_rests_for_minutes() {
+fn a_buffered_stream_is_tried_with_comments_and_then_suspended_for_minutes() {
     let mut path = Path::new(0, PathSettings::default(), 1);
     outputs(&mut path);
     path.handle_poll_answer(20, 20, false);
@@ -251,9 +251,9 @@ fn a_buffered_stream_is_tried_with_comments_and_then_rests_for_minutes() {
     path.handle_timeout(20_040);
     assert_eq!(outputs(&mut path), [Output::CloseStream, ping]);
     path.handle_pong(20_060, 20);
-    let rests = path.status().rests_until_ms.unwrap() - 20_060;
-    assert!((240_000..=360_000).contains(&rests), "{rests}");
-    assert_eq!(path.verdict().rung, Rung::Rest);
+    let suspended_ms = path.status().suspended_until_ms.unwrap() - 20_060;
+    assert!((240_000..=360_000).contains(&suspended_ms), "{suspended_ms}");
+    assert_eq!(path.hint().mode, StreamMode::Suspended);
     path.network_changed(30_000);
     let again = outputs(&mut path);
     assert!(again.contains(&open()) && again.contains(&Output::DropPoll), "{again:?}");
@@ -268,7 +268,7 @@ fn a_stream_is_not_blamed_for_a_network_that_is_down() {
     path.handle_ping_failure(20_000);
     outputs(&mut path);
     path.handle_timeout(path.poll_timeout().unwrap());
-    assert_eq!(outputs(&mut path), [open()], "the same rung");
+    assert_eq!(outputs(&mut path), [open()], "the same mode");
 }
 
 /// A connection that was dropped silently taught the agent to poll every 30 s, although no limit to a hold was there.
@@ -292,25 +292,25 @@ fn a_poll_that_failed_while_held_shortens_the_hold_only_if_the_network_is_there(
     outputs(&mut other);
     other.handle_poll_failure(40_020, failure());
     assert!(matches!(outputs(&mut other)[..], [Output::Lost { .. }]), "{other:?}");
-    assert_eq!(other.verdict().hold_s, 25);
+    assert_eq!(other.hint().hold_s, 25);
 }
 
 #[test]
-fn a_verdict_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
-    let verdict = Verdict {
-        rung: Rung::Rest,
+fn a_hint_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
+    let hint = PathHint {
+        mode: StreamMode::Suspended,
         hold_s: 12,
         heartbeat_s: Some(7),
         why: Some("a middlebox holds the stream back".to_owned()),
     };
-    let settings = PathSettings { verdict: Some(verdict.clone()), ..PathSettings::default() };
+    let settings = PathSettings { hint: Some(hint.clone()), ..PathSettings::default() };
     let mut path = Path::new(0, settings, 1);
     path.handle_poll_answer(20, 20, false);
     let [_, Output::Poll { wait_s: 12, .. }] = outputs(&mut path)[..] else { panic!("{path:?}") };
-    assert_eq!(path.status().why, verdict.why);
+    assert_eq!(path.status().why, hint.why);
     path.handle_poll_answer(12_020, 20, false);
     outputs(&mut path);
-    path.handle_timeout(path.status().rests_until_ms.unwrap());
+    path.handle_timeout(path.status().suspended_until_ms.unwrap());
     let opened = outputs(&mut path);
     assert!(
         opened.contains(&Output::OpenStream { compat: false, heartbeat_s: Some(7) }),
@@ -318,36 +318,41 @@ fn a_verdict_is_where_the_next_run_begins_and_keeps_nothing_from_it() {
     );
 }
 
-/// The next run was told a reason that was over, and so was the operator while its own stream was being proven.
+/// After a stream carried again, `why` of the earlier failure was still stored for the next run, and shown to the operator while
+/// the stream of that run was being proven.
 #[test]
 fn a_stream_that_carries_clears_the_reason_why_it_did_not() {
     let mut path = streaming_alone();
     path.handle_heartbeat(60_000, 1_060_000);
     path.handle_stream_end(62_000, StreamEnd::Ended);
-    assert!(path.verdict().why.unwrap().contains("was cut"));
+    assert!(path.hint().why.unwrap().contains("was cut"));
     path.handle_hello(62_030, times(62_030));
     path.handle_heartbeat(63_030, 1_063_030);
     path.handle_heartbeat(64_030, 1_064_030);
     prove(&mut path);
     path.handle_confirmation(64_320, true);
-    assert_eq!((path.status().carrier, path.verdict().why), (Some(Carrier::Stream), None));
+    assert_eq!((path.status().carrier, path.hint().why), (Some(Carrier::Stream), None));
     path.handle_stream_end(200_000, StreamEnd::Ended);
-    assert!(path.verdict().why.unwrap().contains("was cut"), "anew");
+    assert!(path.hint().why.unwrap().contains("was cut"), "anew");
 }
 
 /// One from a damaged file was requested for ever, and written to the file again.
 #[test]
-fn the_heartbeat_of_a_verdict_is_within_its_limits_and_requested_for_a_day() {
+fn the_heartbeat_of_a_hint_is_within_its_limits_and_requested_for_a_day() {
     for (stored_s, requested_s) in [(0, 5), (7, 7), (u64::MAX, 15)] {
-        let verdict =
-            Verdict { rung: Rung::Plain, hold_s: 25, heartbeat_s: Some(stored_s), why: None };
-        let settings = PathSettings { verdict: Some(verdict), ..PathSettings::default() };
+        let hint = PathHint {
+            mode: StreamMode::Plain,
+            hold_s: 25,
+            heartbeat_s: Some(stored_s),
+            why: None,
+        };
+        let settings = PathSettings { hint: Some(hint), ..PathSettings::default() };
         let mut path = Path::new(0, settings, 1);
         path.handle_poll_answer(20, 20, false);
         let opened = outputs(&mut path);
         let wanted = Output::OpenStream { compat: false, heartbeat_s: Some(requested_s) };
         assert!(opened.contains(&wanted), "{stored_s}: {opened:?}");
-        assert_eq!(path.verdict().heartbeat_s, Some(requested_s), "{stored_s}");
+        assert_eq!(path.hint().heartbeat_s, Some(requested_s), "{stored_s}");
         path.handle_hello(30, times(30));
         path.handle_heartbeat(1030, 1_001_030);
         path.handle_heartbeat(2030, 1_002_030);
@@ -357,7 +362,7 @@ fn the_heartbeat_of_a_verdict_is_within_its_limits_and_requested_for_a_day() {
         path.handle_stream_end(deadlines::SHORT_HEARTBEAT_MS, StreamEnd::Ended);
         let opened = outputs(&mut path);
         assert!(opened.contains(&open()), "{stored_s}, a day later: {opened:?}");
-        assert_eq!(path.verdict().heartbeat_s, None, "{stored_s}");
+        assert_eq!(path.hint().heartbeat_s, None, "{stored_s}");
     }
 }
 

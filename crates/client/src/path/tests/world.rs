@@ -19,7 +19,7 @@ pub(super) enum InjectedBug {
     DeliversTwice,
     IgnoresPolls,
     IgnoresCuts,
-    NeverRests,
+    NeverSuspends,
     NeverConfirms,
 }
 
@@ -214,7 +214,7 @@ impl World {
             world.step();
             steps += 1;
             if steps > 2_000_000 {
-                return Err(format!("it does not come to rest: {:?}", world.path));
+                return Err(format!("it does not become idle: {:?}", world.path));
             }
         }
         match world.fault {
@@ -260,12 +260,12 @@ impl World {
         self.flush();
     }
 
-    fn box_now(&self) -> Middlebox {
+    fn middlebox_now(&self) -> Middlebox {
         self.middlebox.now(self.now, self.seed)
     }
 
     fn latency(&mut self) -> u64 {
-        let latency_ms = self.box_now().latency_ms();
+        let latency_ms = self.middlebox_now().latency_ms();
         latency_ms + self.random.below(latency_ms / 4)
     }
 
@@ -277,7 +277,8 @@ impl World {
     }
 
     fn act(&mut self) {
-        if self.bug == Some(InjectedBug::NeverRests) && self.path.status().rests_until_ms.is_some()
+        if self.bug == Some(InjectedBug::NeverSuspends)
+            && self.path.status().suspended_until_ms.is_some()
         {
             self.path.network_changed(self.now);
         }
@@ -293,9 +294,9 @@ impl World {
                     let id = self.stream.take().expect("a stream that is closed is open");
                     let latency = self.latency();
                     // A middlebox that buffers reads on, and the hub does not notice.
-                    let box_now = self.box_now();
-                    let hides = matches!(box_now, Middlebox::FullBuffer | Middlebox::Trickle);
-                    if !hides && !box_now.is_down(self.now) && !self.pipes[&id].is_dead {
+                    let middlebox_now = self.middlebox_now();
+                    let hides = matches!(middlebox_now, Middlebox::FullBuffer | Middlebox::Trickle);
+                    if !hides && !middlebox_now.is_down(self.now) && !self.pipes[&id].is_dead {
                         self.at(self.now + latency, Event::ClosedAtHub { id });
                     }
                 }
@@ -307,9 +308,9 @@ impl World {
                 Output::DropPoll => self.poll = None,
                 Output::Ping { timeout_ms } => {
                     self.count("ping");
-                    let (sent, box_now) = (self.now, self.box_now());
-                    let is_ok = !box_now.is_down(sent) && !box_now.is_portal(sent);
-                    let silent = box_now.is_down(sent) && box_now.is_silent();
+                    let (sent, middlebox_now) = (self.now, self.middlebox_now());
+                    let is_ok = !middlebox_now.is_down(sent) && !middlebox_now.is_portal(sent);
+                    let silent = middlebox_now.is_down(sent) && middlebox_now.is_silent();
                     let took = if silent { timeout_ms } else { 2 * self.latency() };
                     self.at(self.now + took, Event::Pong { sent, is_ok });
                 }
@@ -320,7 +321,9 @@ impl World {
                     if self.bug == Some(InjectedBug::NeverConfirms) {
                         continue;
                     }
-                    if self.box_now().is_down(self.now) || self.box_now().is_portal(self.now) {
+                    if self.middlebox_now().is_down(self.now)
+                        || self.middlebox_now().is_portal(self.now)
+                    {
                         self.at(self.now + 4000, Event::Confirmed { stream, is_accepted: false });
                     } else {
                         self.at(self.now + latency, Event::ConfirmAtHub { stream });
@@ -340,16 +343,16 @@ impl World {
     fn open(&mut self, compat: bool, heartbeat_s: Option<u64>) {
         let id = self.new_pipe();
         self.stream = Some(id);
-        let (latency, box_now) = (self.latency(), self.box_now());
+        let (latency, middlebox_now) = (self.latency(), self.middlebox_now());
         let refuse = |why: &str| StreamEnd::NotOurs { why: why.to_owned() };
-        if box_now.is_down(self.now) {
-            if !box_now.is_silent() {
+        if middlebox_now.is_down(self.now) {
+            if !middlebox_now.is_silent() {
                 let end = StreamEnd::Broken { why: "no route".to_owned() };
                 self.at(self.now + 1, Event::StreamEnds { id, end });
             }
-        } else if box_now.is_portal(self.now) {
+        } else if middlebox_now.is_portal(self.now) {
             self.at(self.now + latency, Event::StreamEnds { id, end: refuse("a page") });
-        } else if matches!(box_now, Middlebox::DenyStream) {
+        } else if matches!(middlebox_now, Middlebox::DenyStream) {
             self.at(self.now + latency, Event::StreamEnds { id, end: refuse("403") });
         } else {
             self.at(self.now + latency, Event::OpenAtHub { id, compat, heartbeat_s });
@@ -360,21 +363,21 @@ impl World {
         let id = self.new_pipe();
         self.poll = Some((id, self.now));
         self.at(self.now + timeout_ms, Event::PollTimesOut { id });
-        let (latency, box_now) = (self.latency(), self.box_now());
+        let (latency, middlebox_now) = (self.latency(), self.middlebox_now());
         if self.bug == Some(InjectedBug::IgnoresPolls) {
             return;
         }
-        if box_now.is_down(self.now) {
+        if middlebox_now.is_down(self.now) {
             let kind = PollFailureKind::Unreachable;
-            if matches!(box_now, Middlebox::Frozen { .. }) {
+            if matches!(middlebox_now, Middlebox::Frozen { .. }) {
                 self.at(self.now + 5000, Event::PollFails { id, kind });
-            } else if !box_now.is_silent() {
+            } else if !middlebox_now.is_silent() {
                 self.at(self.now + 1, Event::PollFails { id, kind });
             }
-        } else if box_now.is_portal(self.now) {
+        } else if middlebox_now.is_portal(self.now) {
             self.at(self.now + latency, Event::PollFails { id, kind: PollFailureKind::NotOurs });
         } else {
-            if let Middlebox::FirstByte { ms, .. } = box_now {
+            if let Middlebox::FirstByte { ms, .. } = middlebox_now {
                 self.at(self.now + ms, Event::FirstByte { id });
             }
             let cursor = Some(self.path.cursor().map_or(0, Seq::get));

@@ -62,7 +62,7 @@ async fn what_nothing_announces_is_noticed_within_30_s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_while_nobody_waits_is_reported_by_the_next_call() {
+async fn a_change_while_no_call_waits_is_reported_by_the_next_call() {
     let machine = Machine::default();
     let mut wake = machine.wake();
     for _ in 0..50 {

@@ -98,14 +98,14 @@ fn reason(bases: &[Base], outcomes: Vec<Option<Result<(), TransportError>>>) -> 
     let Some((_, first)) = errors.next() else {
         return TransportError::new(TransportStage::Connect, "there is no base of the hub");
     };
-    if NotTheHub::of(&first).is_some() {
+    if ForeignAnswer::of(&first).is_some() {
         return first;
     }
     let others: Vec<TransportError> = errors.map(|(_, error)| error).collect();
     for error in &others {
-        if let Some(portal) = NotTheHub::of(error) {
+        if let Some(portal) = ForeignAnswer::of(error) {
             let preferred = bases.first().map(|base| format!("{}: {first}", base.hub));
-            let portal = NotTheHub { beside: preferred, ..portal.clone() };
+            let portal = ForeignAnswer { beside: preferred, ..portal.clone() };
             return TransportError::new(TransportStage::Untrusted, portal);
         }
     }
@@ -134,8 +134,12 @@ pub(super) async fn prove(base: &Base) -> Result<(), TransportError> {
         let (head, body) = base.transport.send(request).await?.into_parts();
         let elsewhere = head.headers.get(LOCATION).filter(|_| head.status.is_redirection());
         let elsewhere = elsewhere.map(|to| String::from_utf8_lossy(to.as_bytes()).into_owned());
-        let not_the_hub =
-            NotTheHub { hub: base.hub.to_string(), status: head.status, elsewhere, beside: None };
+        let not_the_hub = ForeignAnswer {
+            hub: base.hub.to_string(),
+            status: head.status,
+            elsewhere,
+            beside: None,
+        };
         let body = match read_body(body, PROOF_BYTES_MAX).await {
             Ok(body) => body,
             // A page is a page, however it ends.
@@ -151,7 +155,7 @@ pub(super) async fn prove(base: &Base) -> Result<(), TransportError> {
             (status, _) if is_gateway_status(status) => {
                 let uri = base.hub.url.as_str().parse::<http::Uri>();
                 let proxy = uri.ok().and_then(|uri| base.transport.proxy(&uri));
-                let behind = NoHubBehind { hub: base.hub.to_string(), proxy, status };
+                let behind = GatewayError { hub: base.hub.to_string(), proxy, status };
                 Err(TransportError::new(TransportStage::Connect, behind))
             }
             _ => Err(TransportError::new(TransportStage::Untrusted, not_the_hub)),
@@ -177,20 +181,20 @@ fn is_gateway_status(status: StatusCode) -> bool {
 
 /// What answers a ping does not reach the hub: an outage of the hub, and no captive portal.
 #[derive(Debug, Clone)]
-pub(in crate::transport) struct NoHubBehind {
+pub(in crate::transport) struct GatewayError {
     hub: String,
     /// The proxy that requests go through, if one is set.
     proxy: Option<String>,
     pub(in crate::transport) status: StatusCode,
 }
 
-impl NoHubBehind {
+impl GatewayError {
     pub(in crate::transport) fn of(error: &TransportError) -> Option<&Self> {
         error.source.downcast_ref()
     }
 }
 
-impl fmt::Display for NoHubBehind {
+impl fmt::Display for GatewayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { hub, proxy, status } = self;
         match proxy {
@@ -202,11 +206,11 @@ impl fmt::Display for NoHubBehind {
     }
 }
 
-impl std::error::Error for NoHubBehind {}
+impl std::error::Error for GatewayError {}
 
 /// What answers a ping is not the hub.
 #[derive(Debug, Clone)]
-pub(in crate::transport) struct NotTheHub {
+pub(in crate::transport) struct ForeignAnswer {
     hub: String,
     status: StatusCode,
     /// Where it redirects to.
@@ -215,7 +219,7 @@ pub(in crate::transport) struct NotTheHub {
     beside: Option<String>,
 }
 
-impl NotTheHub {
+impl ForeignAnswer {
     pub(in crate::transport) fn of(error: &TransportError) -> Option<&Self> {
         error.source.downcast_ref()
     }
@@ -233,7 +237,7 @@ impl NotTheHub {
     }
 }
 
-impl fmt::Display for NotTheHub {
+impl fmt::Display for ForeignAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { hub, status, elsewhere, beside } = self;
         match elsewhere {
@@ -253,4 +257,4 @@ impl fmt::Display for NotTheHub {
     }
 }
 
-impl std::error::Error for NotTheHub {}
+impl std::error::Error for ForeignAnswer {}

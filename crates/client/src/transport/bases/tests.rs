@@ -120,9 +120,9 @@ async fn a_base_that_cannot_be_reached_any_more_is_left_within_the_request() {
     get(&transport, "https://a.test/v1/x").await.unwrap();
     assert_eq!(asked(&hosts).last().unwrap(), "http://c.test/v1/x");
     let generation = transport.base().unwrap().generation;
-    // The better one is back, and is found at a rest.
+    // The better one is back, and is found after a pause.
     hosts.up.lock().unwrap().insert("a.test");
-    sleep(2 * REST).await;
+    sleep(2 * RETRY_PAUSE).await;
     let base = transport.base().unwrap();
     assert_eq!((base.index, base.why), (0, None));
     assert!(base.generation > generation);
@@ -136,33 +136,33 @@ async fn a_worse_base_that_worked_last_is_left_when_a_better_one_answers() {
     let transport = bases(&hosts, &HUBS, Some(2));
     get(&transport, "https://a.test/v1/x").await.unwrap();
     assert_eq!(asked(&hosts), ["http://c.test/v1/x"], "a hint saves the ping");
-    sleep(2 * REST).await;
+    sleep(2 * RETRY_PAUSE).await;
     assert_eq!(transport.base().unwrap().index, 0, "the better base was not tried");
 }
 
 /// After a day at one base, a device that went on to the next one stayed there for another day.
 #[tokio::test(start_paused = true)]
-async fn rests_begin_anew_with_another_base_and_another_network() {
+async fn the_pauses_begin_anew_with_another_base_and_another_network() {
     let hosts = Arc::new(Hosts::default());
     hosts.up.lock().unwrap().insert("b.test");
     let transport = bases(&hosts, &HUBS, None);
     get(&transport, "https://a.test/v1/x").await.unwrap();
-    sleep(REST_MAX).await;
+    sleep(RETRY_PAUSE_MAX).await;
     hosts.up.lock().unwrap().clear();
     hosts.up.lock().unwrap().insert("c.test");
     get(&transport, "https://a.test/v1/x").await.unwrap();
     assert_eq!(transport.base().unwrap().index, 2);
     hosts.up.lock().unwrap().insert("b.test");
-    sleep(2 * REST).await;
-    assert_eq!(transport.base().unwrap().index, 1, "the rests were those of the base before");
+    sleep(2 * RETRY_PAUSE).await;
+    assert_eq!(transport.base().unwrap().index, 1, "the pauses were those of the base before");
     get(&transport, "https://a.test/v1/x").await.unwrap();
-    sleep(REST_MAX).await;
+    sleep(RETRY_PAUSE_MAX).await;
     transport.network_changed();
     get(&transport, "https://a.test/v1/x").await.unwrap();
     assert_eq!(transport.base().unwrap().index, 1, "the same base, in another network");
     hosts.up.lock().unwrap().insert("a.test");
-    sleep(2 * REST).await;
-    assert_eq!(transport.base().unwrap().index, 0, "the rests were those of the network before");
+    sleep(2 * RETRY_PAUSE).await;
+    assert_eq!(transport.base().unwrap().index, 0, "the pauses were those of the network before");
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,7 +176,7 @@ async fn where_no_base_works_the_reason_is_that_of_the_preferred_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_base_is_never_asked_for_a_proof() {
+async fn one_base_needs_no_proof() {
     let hosts = Arc::new(Hosts::default());
     let transport = bases(&hosts, &HUBS[..1], None);
     get(&transport, "https://a.test/v1/x").await.unwrap_err();
@@ -280,7 +280,7 @@ fn proxy_without_hub() -> String {
     url
 }
 
-/// An agent waited as long as before a captive portal, and was told to sign in.
+/// An agent waited as long as before a captive portal, and its log said to sign in.
 #[tokio::test]
 async fn a_hub_that_a_proxy_does_not_reach_is_down_and_no_captive_portal() {
     use crate::transport::HttpTransport;
@@ -337,7 +337,7 @@ async fn after_a_change_of_the_network_a_proof_from_before_counts_no_more() {
 
 /// A list that is made anew for each proof, as that of a PAC file.
 #[tokio::test(start_paused = true)]
-async fn a_source_is_asked_at_the_start_after_a_change_of_the_network_and_after_a_base_failed() {
+async fn a_source_lists_at_the_start_after_a_change_of_the_network_and_after_a_base_failed() {
     struct Source(Arc<Hosts>, Arc<Mutex<Vec<&'static str>>>, Arc<Mutex<u32>>);
     impl BaseSource for Source {
         fn bases(&self) -> BoxFuture<'static, Result<Vec<Base>, TransportError>> {

@@ -103,7 +103,7 @@ impl Digest {
         challenge.param("stale").is_some_and(|stale| stale.eq_ignore_ascii_case("true"))
     }
 
-    /// The header for the next request, to this target as it stands in the request line (section 3.4).
+    /// The header for the next request, to this target as it stands in the request line (RFC 7616, section 3.4).
     pub(super) fn header(
         &mut self,
         credentials: &Credentials,

@@ -10,7 +10,7 @@ use md5::Md5;
 use super::Credentials;
 
 const SIGNATURE: &[u8; 8] = b"NTLMSSP\0";
-/// Section 2.2.2.5: the strings are UTF-16, or in the machine's own code.
+/// MS-NLMP, section 2.2.2.5: the strings are UTF-16, or in the machine's own code.
 const UNICODE: u32 = 0x0000_0001;
 const OEM: u32 = 0x0000_0002;
 const REQUEST_TARGET: u32 = 0x0000_0004;
@@ -18,12 +18,12 @@ const NTLM: u32 = 0x0000_0200;
 const ALWAYS_SIGN: u32 = 0x0000_8000;
 const EXTENDED_SESSION_SECURITY: u32 = 0x0008_0000;
 const TARGET_INFO: u32 = 0x0080_0000;
-/// Section 2.2.2.1: the kind of the pair with the proxy's clock.
+/// MS-NLMP, section 2.2.2.1: the kind of the pair with the proxy's clock.
 const TIMESTAMP: u16 = 7;
-/// From 1601 to 1970, in the 100 ns of a Windows time (section 2.2.2.7 uses FILETIME).
+/// From 1601 to 1970, in the 100 ns of a Windows time (MS-NLMP, section 2.2.2.7, uses FILETIME).
 const UNIX_EPOCH_100_NS: u64 = 116_444_736_000_000_000;
 
-/// NEGOTIATE_MESSAGE (section 2.2.1.1): without a domain and a name of this machine.
+/// NEGOTIATE_MESSAGE (MS-NLMP, section 2.2.1.1): without a domain and a name of this machine.
 pub(super) fn negotiate() -> Vec<u8> {
     let flags = UNICODE | OEM | REQUEST_TARGET | NTLM | ALWAYS_SIGN | EXTENDED_SESSION_SECURITY;
     let mut message = SIGNATURE.to_vec();
@@ -34,15 +34,15 @@ pub(super) fn negotiate() -> Vec<u8> {
     message
 }
 
-/// CHALLENGE_MESSAGE (section 2.2.1.2), as much of it as is used.
+/// CHALLENGE_MESSAGE (MS-NLMP, section 2.2.1.2), as much of it as is used.
 #[derive(Debug)]
-pub(super) struct Challenge {
+pub(super) struct ChallengeMessage {
     flags: u32,
     nonce: [u8; 8],
     info: Vec<u8>,
 }
 
-impl Challenge {
+impl ChallengeMessage {
     /// `None` when the bytes are something else.
     pub(super) fn parse(message: &[u8]) -> Option<Self> {
         let kind = u32::from_le_bytes(at(message, 8)?);
@@ -77,7 +77,7 @@ impl Challenge {
         }
     }
 
-    /// AUTHENTICATE_MESSAGE (section 2.2.1.3) with the answer of NTLM version 2.
+    /// AUTHENTICATE_MESSAGE (MS-NLMP, section 2.2.1.3) with the answer of NTLM version 2.
     pub(super) fn authenticate(
         &self,
         credentials: &Credentials,
@@ -90,7 +90,7 @@ impl Challenge {
         let key = key(domain, user, &credentials.password)?;
         let clock = self.time();
         let (lm, nt) = self.answers(&key, clock.unwrap_or_else(now), random)?;
-        // Section 3.1.5.1.2: with the proxy's time there is no answer of the LM kind.
+        // MS-NLMP, section 3.1.5.1.2: with the proxy's time there is no answer of the LM kind.
         let lm = if clock.is_some() { vec![0; 24] } else { lm };
         let unicode = self.flags & UNICODE != 0;
         let text = |text: &str| if unicode { utf16(text) } else { text.as_bytes().to_vec() };
@@ -114,7 +114,7 @@ impl Challenge {
         Some(message)
     }
 
-    /// The answers of the kinds LM and NT (section 3.3.2).
+    /// The answers of the kinds LM and NT (MS-NLMP, section 3.3.2).
     fn answers(&self, key: &[u8], time: [u8; 8], random: [u8; 8]) -> Option<(Vec<u8>, Vec<u8>)> {
         let mut lm = hmac_md5(key, &[&self.nonce, &random])?.to_vec();
         lm.extend(random);
@@ -130,7 +130,7 @@ impl Challenge {
     }
 }
 
-/// NTOWFv2 (section 3.3.2).
+/// NTOWFv2 (MS-NLMP, section 3.3.2).
 fn key(domain: &str, user: &str, password: &str) -> Option<[u8; 16]> {
     let hash = Md4::digest(utf16(password));
     hmac_md5(&hash, &[&utf16(&user.to_uppercase()), &utf16(domain)])
@@ -188,7 +188,7 @@ mod tests {
         let key = key("Domain", "User", "Password").unwrap();
         assert_eq!(key.to_vec(), hex("0c868a403bfd7a93a3001ef22ef02e3f"));
         let info = hex("02000c0044006f006d00610069006e0001000c005300650072007600650072000000 0000");
-        let challenge = Challenge {
+        let challenge = ChallengeMessage {
             flags: UNICODE | TARGET_INFO,
             nonce: [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef],
             info,
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn an_answer_has_its_fields_where_its_head_says() {
-        let challenge = Challenge::parse(&message()).unwrap();
+        let challenge = ChallengeMessage::parse(&message()).unwrap();
         let answer = challenge.authenticate(&credentials(), RANDOM).unwrap();
         assert_eq!(&answer[..12], b"NTLMSSP\0\x03\0\0\0");
         let field = |at: usize| {
@@ -224,7 +224,7 @@ mod tests {
     /// A device whose clock was of 1970 was refused by the domain.
     #[test]
     fn the_time_is_the_proxys_where_it_sends_one() {
-        let mut challenge = Challenge::parse(&message()).unwrap();
+        let mut challenge = ChallengeMessage::parse(&message()).unwrap();
         assert_eq!(challenge.time(), None);
         let end = challenge.info.len() - 4;
         challenge.info.splice(end..end, hex("0700 0800 1122334455667788"));
@@ -239,14 +239,14 @@ mod tests {
     fn broken_messages_are_refused() {
         let whole = message();
         for length in 0..whole.len() {
-            assert!(Challenge::parse(&whole[..length]).is_none(), "{length}");
+            assert!(ChallengeMessage::parse(&whole[..length]).is_none(), "{length}");
         }
         let mut far = whole.clone();
         far[44..48].fill(0xff);
-        assert!(Challenge::parse(&far).is_none());
-        assert!(Challenge::parse(&negotiate()).is_none());
+        assert!(ChallengeMessage::parse(&far).is_none());
+        assert!(ChallengeMessage::parse(&negotiate()).is_none());
         // Pairs that end nowhere have no time.
-        let endless = Challenge { flags: 0, nonce: [0; 8], info: hex("0200ffff00") };
+        let endless = ChallengeMessage { flags: 0, nonce: [0; 8], info: hex("0200ffff00") };
         assert_eq!(endless.time(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Bases through the proxies that PAC files list: the files are read anew each time that the bases are asked for (`evaluation`).
+//! Bases through the proxies that PAC files list: the files are read anew each time that the bases are listed (`evaluation`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,7 @@ pub(super) struct PacBases(Arc<Inner>);
 
 struct Inner {
     hubs: Vec<Address>,
-    slots: Vec<Slot>,
+    slots: Vec<ProxySlot>,
     template: HttpTransportBuilder,
     /// Of the entries that were listed last, so that their connections and answers to challenges are used again.
     transports: Mutex<HashMap<ProxyEntry, Arc<dyn Transport>>>,
@@ -41,7 +41,7 @@ struct Inner {
 }
 
 /// An item of the setting.
-enum Slot {
+enum ProxySlot {
     Fixed(Through),
     Pac(Arc<PacFile>),
 }
@@ -53,13 +53,13 @@ impl PacBases {
         template: HttpTransportBuilder,
     ) -> Result<Self, InvalidSetting> {
         let fetcher = template.clone().no_proxy().build()?;
-        let slot = |proxy: &ProxySetting| -> Result<Slot, InvalidSetting> {
+        let slot = |proxy: &ProxySetting| -> Result<ProxySlot, InvalidSetting> {
             Ok(match proxy {
                 ProxySetting::Pac(location) => {
                     let (location, fetcher) = (location.clone(), fetcher.clone());
-                    Slot::Pac(Arc::new(PacFile::new(location, hubs.clone(), fetcher)))
+                    ProxySlot::Pac(Arc::new(PacFile::new(location, hubs.clone(), fetcher)))
                 }
-                proxy => Slot::Fixed(Through::new(&template, proxy)?),
+                proxy => ProxySlot::Fixed(Through::new(&template, proxy)?),
             })
         };
         let slots = proxies.iter().map(slot).collect::<Result<_, _>>()?;
@@ -87,9 +87,9 @@ impl Inner {
     /// Waits for the files a little, and goes on with what they have listed before.
     async fn list(&self) -> Result<Vec<Base>, TransportError> {
         let evaluations: Vec<Evaluation> = self.files().map(PacFile::evaluation).collect();
-        let is_other = |slot: &Slot| match slot {
-            Slot::Fixed(_) => true,
-            Slot::Pac(file) => file.has_listed(),
+        let is_other = |slot: &ProxySlot| match slot {
+            ProxySlot::Fixed(_) => true,
+            ProxySlot::Pac(file) => file.has_listed(),
         };
         let patience = match self.slots.iter().any(is_other) {
             true => PATIENCE,
@@ -99,8 +99,8 @@ impl Inner {
             tracing::debug!("a PAC file is still being evaluated");
         }
         let listed = self.slots.iter().map(|slot| match slot {
-            Slot::Fixed(_) => Vec::new(),
-            Slot::Pac(file) => file.list(),
+            ProxySlot::Fixed(_) => Vec::new(),
+            ProxySlot::Pac(file) => file.list(),
         });
         let listed: Vec<Vec<Vec<ProxyEntry>>> = listed.collect();
         let (mut bases, mut in_use) = (Vec::new(), HashMap::new());
@@ -108,8 +108,8 @@ impl Inner {
         for (index, hub) in self.hubs.iter().enumerate() {
             for (slot, listed) in self.slots.iter().zip(&listed) {
                 match slot {
-                    Slot::Fixed(through) => bases.push(through.base(hub)),
-                    Slot::Pac(_) => {
+                    ProxySlot::Fixed(through) => bases.push(through.base(hub)),
+                    ProxySlot::Pac(_) => {
                         for entry in listed.get(index).into_iter().flatten() {
                             bases.extend(self.base(hub, entry.clone(), &mut in_use, &mut lines));
                         }
@@ -133,8 +133,8 @@ impl Inner {
 
     fn files(&self) -> impl Iterator<Item = &Arc<PacFile>> {
         self.slots.iter().filter_map(|slot| match slot {
-            Slot::Fixed(_) => None,
-            Slot::Pac(file) => Some(file),
+            ProxySlot::Fixed(_) => None,
+            ProxySlot::Pac(file) => Some(file),
         })
     }
 

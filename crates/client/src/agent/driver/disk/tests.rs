@@ -29,7 +29,7 @@ fn append_of(ticket: u64, stdout_bytes: usize, needed_bytes: u64) -> DiskTask {
 }
 
 fn compact_to(begun: Record) -> DiskTask {
-    let snapshot = Snapshot { start_number: begun, done: Arc::default(), live: Vec::new() };
+    let snapshot = JournalSnapshot { start_number: begun, done: Arc::default(), live: Vec::new() };
     DiskTask::Compact { snapshot, reserve_bytes: 0 }
 }
 

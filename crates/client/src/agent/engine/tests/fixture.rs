@@ -6,7 +6,7 @@ use bellwire_proto::{Outcome, Seq, Timestamp};
 
 use super::world::List;
 use super::*;
-use crate::agent::run::{Completion, End};
+use crate::agent::run::{Completion, CompletionState};
 
 /// An engine whose disk answers at once and whose hub answers as the test says.
 pub(super) struct Fixture {
@@ -164,13 +164,13 @@ impl Fixture {
         id
     }
 
-    pub(super) fn ended(&mut self, id: CommandId, ended: Ended) {
+    pub(super) fn ended(&mut self, id: CommandId, ended: RunEnd) {
         self.engine.handle_ended(self.now_ms, id, ended);
         self.act();
     }
 
     pub(super) fn succeeded(&mut self, id: CommandId) {
-        self.ended(id, Ended::Finished(succeeded("out\n")));
+        self.ended(id, RunEnd::Finished(succeeded("out\n")));
     }
 
     pub(super) fn orphans_killed(&mut self, id: CommandId) {
@@ -199,12 +199,12 @@ pub(super) fn code(report: &Report) -> Option<&str> {
 
 /// The completion of a handler with this output.
 pub(super) fn succeeded(stdout: &str) -> Completion {
-    Completion { state: End::Succeeded, outcome: output(stdout) }
+    Completion { state: CompletionState::Succeeded, outcome: output(stdout) }
 }
 
 /// The completion of a handler that a cancel stopped.
 pub(super) fn cancelled(stdout: &str) -> Completion {
-    Completion { state: End::Cancelled, outcome: output(stdout) }
+    Completion { state: CompletionState::Cancelled, outcome: output(stdout) }
 }
 
 fn output(stdout: &str) -> Outcome {

@@ -263,9 +263,9 @@ fn a_result_that_is_too_large_continuesce_more_without_output() {
     let id = fixture.running(1, "fail");
     fixture.succeeded(id);
     let whole = fixture.answer(id, ReportState::Succeeded, ReportAnswer::TooLarge);
-    let thin = fixture.confirmed(id, ReportState::Succeeded, DeliveryState::Succeeded);
-    assert_eq!((whole.outcome.stdout.as_deref(), thin.outcome.stdout), (Some("out\n"), None));
-    assert_eq!(thin.outcome.truncated, Some(true));
+    let reduced = fixture.confirmed(id, ReportState::Succeeded, DeliveryState::Succeeded);
+    assert_eq!((whole.outcome.stdout.as_deref(), reduced.outcome.stdout), (Some("out\n"), None));
+    assert_eq!(reduced.outcome.truncated, Some(true));
 }
 
 #[test]

@@ -285,7 +285,7 @@ fn an_early_duplicate_gets_the_whole_report_and_a_late_one_the_outcome() {
     let first = fixture.running(1, "fail");
     let mut completion = succeeded(&"x".repeat(1000));
     completion.outcome.exit_code = Some(3);
-    fixture.ended(first, Ended::Finished(completion));
+    fixture.ended(first, RunEnd::Finished(completion));
     let reported = fixture.confirmed(first, ReportState::Succeeded, DeliveryState::Succeeded);
     for restart in [false, true] {
         if restart {
@@ -301,7 +301,7 @@ fn an_early_duplicate_gets_the_whole_report_and_a_late_one_the_outcome() {
     }
     for n in 2..=10 {
         let id = fixture.running(n, "fail");
-        fixture.ended(id, Ended::Finished(succeeded(&"x".repeat(60_000))));
+        fixture.ended(id, RunEnd::Finished(succeeded(&"x".repeat(60_000))));
         fixture.confirmed(id, ReportState::Succeeded, DeliveryState::Succeeded);
     }
     fixture.command(1, "fail");

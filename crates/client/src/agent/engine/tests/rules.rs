@@ -88,7 +88,7 @@ fn a_cancelled_handler_is_stopped_and_one_that_had_ended_keeps_its_result() {
     let id = fixture.running(1, "fail");
     fixture.cancel(1);
     assert_eq!(fixture.stopped, [(id, Stop::Cancel)]);
-    fixture.ended(id, Ended::Stopped(cancelled("half")));
+    fixture.ended(id, RunEnd::Stopped(cancelled("half")));
     let report = fixture.confirmed(id, ReportState::Cancelled, DeliveryState::Cancelled);
     assert_eq!(report.outcome.stdout.as_deref(), Some("half"));
 
@@ -154,15 +154,15 @@ fn a_shutdown_accepts_nothing_new_and_gives_handlers_30_seconds() {
     fixture.posts.clear();
     fixture.sleep(1);
     assert_eq!(fixture.stopped.last(), Some(&(id, Stop::Kill)));
-    fixture.ended(id, Ended::Stopped(Completion::failed("interrupted", "killed")));
+    fixture.ended(id, RunEnd::Stopped(Completion::failed("interrupted", "killed")));
     let report = fixture.confirmed(id, ReportState::Failed, DeliveryState::Failed);
     assert_eq!(code(&report), Some("interrupted"));
     assert!(fixture.engine.is_finished(fixture.now_ms));
 }
 
 /// The end of a handler that was killed.
-fn killed() -> Ended {
-    Ended::Stopped(Completion::failed("interrupted", "killed"))
+fn killed() -> RunEnd {
+    RunEnd::Stopped(Completion::failed("interrupted", "killed"))
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_rerun_interrupted_by_a_shutdown_continues_after_the_restart() {
     let id = fixture.running(1, "rerun");
     fixture.engine.handle_shutdown(fixture.now_ms);
     fixture.act();
-    fixture.ended(id, Ended::Stopped(Completion::failed("interrupted", "signal 15 ended it")));
+    fixture.ended(id, RunEnd::Stopped(Completion::failed("interrupted", "signal 15 ended it")));
     assert!(fixture.posts.is_empty() && fixture.engine.is_finished(fixture.now_ms));
     let mut fixture = Fixture::after(fixture.disk, "boot-1", 5000);
     fixture.orphans_killed(id);

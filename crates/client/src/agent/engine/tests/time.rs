@@ -95,17 +95,17 @@ fn completed_commands_are_forgotten_after_8_days_and_not_before() {
     fixture.sleep(60_000);
     let young = fixture.cancel(2);
     fixture.confirmed(young, ReportState::Cancelled, DeliveryState::Cancelled);
-    let unheard = fixture.cancel(3);
+    let unconfirmed = fixture.cancel(3);
     fixture.sleep(retain_ms - 59_000);
     // At the latest a day after the last look, which was at the first hello.
     fixture.sleep(DAY_MS);
     fixture.bytes = 2 * MIB;
-    fixture.answer(unheard, ReportState::Cancelled, FAILED);
+    fixture.answer(unconfirmed, ReportState::Cancelled, FAILED);
     fixture.command(4, "unlisted");
     assert_eq!(fixture.compactions, 1);
     let retained = Fixture::after(fixture.disk, "boot-1", fixture.now_ms).engine;
     let remembered = |id| retained.entries.contains_key(&id) || retained.history.contains(id);
-    assert_eq!((remembered(old), remembered(young), remembered(unheard)), (false, false, true));
+    assert_eq!((remembered(old), remembered(young), remembered(unconfirmed)), (false, false, true));
     let mut fixture = Fixture::connected();
     let young = fixture.cancel(2);
     fixture.confirmed(young, ReportState::Cancelled, DeliveryState::Cancelled);
@@ -130,7 +130,7 @@ fn a_device_that_is_started_each_day_forgets_old_commands() {
 
 /// A hub's clock was set forward by nine days while the agent restarted, and the agent forgot the commands of that day.
 #[test]
-fn a_step_of_the_hubs_clock_over_a_restart_forgets_nothing_early_and_nothing_is_retained_forever() {
+fn a_step_of_the_hubs_clock_over_a_restart_forgets_nothing_early_and_retains_nothing_for_ever() {
     for step_ms in [9 * DAY_MS as i64, -1500 * DAY_MS as i64] {
         let mut fixture = Fixture::connected();
         let id = fixture.running(1, "fail");

@@ -96,7 +96,7 @@ pub(super) struct Handler {
 /// A pending write.
 enum DiskTask {
     Append(u64, Vec<Record>),
-    Compact(Snapshot),
+    Compact(JournalSnapshot),
 }
 
 pub(super) struct World {

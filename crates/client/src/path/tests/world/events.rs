@@ -25,8 +25,8 @@ impl World {
             self.end_at_hub(id);
         }
         for (id, commands) in std::mem::take(&mut self.hub.answers) {
-            let (latency, box_now) = (self.latency(), self.box_now());
-            if !self.pipes[&id].is_dead && !box_now.is_down(self.now) {
+            let (latency, middlebox_now) = (self.latency(), self.middlebox_now());
+            if !self.pipes[&id].is_dead && !middlebox_now.is_down(self.now) {
                 self.at(self.now + latency, Event::Answer { id, commands });
             }
         }
@@ -34,16 +34,16 @@ impl World {
 
     /// A write on its way to the device.
     fn pass(&mut self, id: u64, frame: Frame) {
-        let (latency, box_now) = (self.latency(), self.box_now());
+        let (latency, middlebox_now) = (self.latency(), self.middlebox_now());
         let now = self.now;
         let Some(pipe) = self.pipes.get_mut(&id) else { return };
-        if pipe.is_dead || box_now.is_down(now) {
+        if pipe.is_dead || middlebox_now.is_down(now) {
             pipe.is_dead = true;
             return;
         }
         pipe.last_byte = now;
         let mut released = vec![frame];
-        match box_now {
+        match middlebox_now {
             Middlebox::FullBuffer | Middlebox::FirstByte { streams: false, .. } => {
                 pipe.held.append(&mut released);
                 return;
@@ -90,6 +90,37 @@ impl World {
     }
 
     pub(super) fn handle(&mut self, event: Event) {
+        match event {
+            Event::Create
+            | Event::OpenAtHub { .. }
+            | Event::Probe { .. }
+            | Event::HeartbeatDue { .. }
+            | Event::CompatDue { .. }
+            | Event::Unconfirmed { .. }
+            | Event::Lease { .. }
+            | Event::ClosedAtHub { .. }
+            | Event::PollAtHub { .. }
+            | Event::PollEnds { .. }
+            | Event::ConfirmAtHub { .. }
+            | Event::ReportAtHub { .. } => self.handle_at_hub(event),
+            Event::Age { .. }
+            | Event::Idle { .. }
+            | Event::FirstByte { .. }
+            | Event::Forgets
+            | Event::Cuts => self.handle_at_middlebox(event),
+            Event::Confirmed { .. }
+            | Event::Head { .. }
+            | Event::Arrives { .. }
+            | Event::StreamEnds { .. }
+            | Event::Answer { .. }
+            | Event::PollTimesOut { .. }
+            | Event::PollFails { .. }
+            | Event::Pong { .. } => self.handle_at_device(event),
+        }
+    }
+
+    /// The hub's timers, and what has arrived there. One of a stream or a poll that has ended has no effect.
+    fn handle_at_hub(&mut self, event: Event) {
         let now = self.now;
         match event {
             Event::Create if now + NO_COMMAND < self.end => {
@@ -106,7 +137,7 @@ impl World {
                 let heartbeat_s = self.hub.streams[&id].heartbeat_s;
                 self.at(now + heartbeat_s * 1000, Event::HeartbeatDue { id });
                 self.at(now + 10_000, Event::Unconfirmed { id });
-                if let Middlebox::MaxAge { ms } = self.box_now() {
+                if let Middlebox::MaxAge { ms } = self.middlebox_now() {
                     self.at(now + ms, Event::Age { id });
                 }
             }
@@ -146,13 +177,25 @@ impl World {
                 let (is_accepted, latency) = (self.hub.confirm(stream), self.latency());
                 self.at(now + latency, Event::Confirmed { stream, is_accepted });
             }
-            Event::Confirmed { stream, is_accepted } if self.stream == Some(stream) => {
-                self.path.handle_confirmation(now, is_accepted);
+            Event::ReportAtHub { n } => {
+                if self.middlebox_now().is_down(now) || self.middlebox_now().is_portal(now) {
+                    self.at(now + 1000, Event::ReportAtHub { n });
+                } else {
+                    self.hub.accept(n);
+                }
             }
+            _ => {}
+        }
+    }
+
+    /// What the middlebox does by itself.
+    fn handle_at_middlebox(&mut self, event: Event) {
+        let now = self.now;
+        match event {
             Event::Age { id } => self.cut(id),
             Event::Idle { id } => {
                 let idle = now.saturating_sub(self.pipes[&id].last_byte);
-                if let Middlebox::IdleLimit { ms } = self.box_now()
+                if let Middlebox::IdleLimit { ms } = self.middlebox_now()
                     && idle >= ms
                 {
                     self.cut(id);
@@ -182,6 +225,17 @@ impl World {
                     }
                 }
             }
+            _ => {}
+        }
+    }
+
+    /// What arrives at the device. One of a stream or a poll that was given up has no effect.
+    fn handle_at_device(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::Confirmed { stream, is_accepted } if self.stream == Some(stream) => {
+                self.path.handle_confirmation(now, is_accepted);
+            }
             Event::Head { id } if self.stream == Some(id) => {
                 self.path.handle_stream_head(now, self.stream_sent)
             }
@@ -197,20 +251,13 @@ impl World {
                 let Some((_, sent)) = self.poll.take_if(|(poll, _)| *poll == id) else { return };
                 let is_new = |(n, attempt): &&(u64, u32)| self.deliver(*n, *attempt, Carrier::Poll);
                 let news = commands.iter().filter(is_new).count();
-                let exchange_ms = (now - sent).min(2 * self.box_now().latency_ms());
+                let exchange_ms = (now - sent).min(2 * self.middlebox_now().latency_ms());
                 self.path.handle_poll_answer(now, exchange_ms, news > 0);
             }
             Event::PollTimesOut { id } => self.poll_fails(id, PollFailureKind::TimedOut),
             Event::PollFails { id, kind } => self.poll_fails(id, kind),
             Event::Pong { sent, is_ok: true } => self.path.handle_pong(now, now - sent),
             Event::Pong { is_ok: false, .. } => self.path.handle_ping_failure(now),
-            Event::ReportAtHub { n } => {
-                if self.box_now().is_down(now) || self.box_now().is_portal(now) {
-                    self.at(now + 1000, Event::ReportAtHub { n });
-                } else {
-                    self.hub.accept(n);
-                }
-            }
             _ => {}
         }
     }

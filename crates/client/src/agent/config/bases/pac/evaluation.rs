@@ -1,8 +1,8 @@
-//! A PAC file of the setting: read and evaluated beside what asks for the proxies, and what it listed last.
+//! A PAC file of the setting: read and evaluated beside the requests that need the proxies, and what it listed last.
 //!
-//! A script may take ten seconds, and the other proxies must not wait for it. So an evaluation is a task that goes on when it is
-//! not waited for any more, and it is one for all hubs. What was listed last counts until another evaluation succeeds: a file that
-//! became slow or broken ends no connection that works.
+//! A script may take ten seconds, and the other proxies must not wait for it. So an evaluation is a task that continues when it
+//! is not waited for any more, and it is one for all hubs. What was listed last counts until another evaluation succeeds: a file
+//! that became slow or broken ends no connection that works.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::address::Address;
 use crate::path::pac::{Pac, PacAnswer, PacLocation, ProxyEntry};
 use crate::transport::HttpTransport;
 
-/// How long an outcome counts, if neither the file nor the network is another one: while the hub is down the proxies are asked for
-/// at each try.
+/// How long the outcome of an evaluation is used again while the file and the network stay the same: while the hub is down, each
+/// try needs the list of proxies.
 const COUNTS_FOR: Duration = Duration::from_secs(60);
 
 /// An evaluation under way, which any number of callers may wait for.
@@ -59,7 +59,7 @@ impl PacFile {
         Self { location, hubs, fetcher, state: Mutex::default() }
     }
 
-    /// The evaluation under way, or a new one. It goes on when nobody waits for it.
+    /// The evaluation under way, or a new one. It continues when no caller waits for it any more.
     pub(super) fn evaluation(self: &Arc<Self>) -> Evaluation {
         let mut state = self.state();
         if let Some(under_way) = &state.under_way {

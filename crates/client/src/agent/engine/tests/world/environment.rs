@@ -158,7 +158,7 @@ impl World {
             let completion = succeeded("done\n");
             let now_ms = self.boot_ms();
             if let Some(engine) = &mut self.engine {
-                engine.handle_ended(now_ms, handler.command, Ended::Finished(completion));
+                engine.handle_ended(now_ms, handler.command, RunEnd::Finished(completion));
             }
             self.act();
         }
@@ -177,7 +177,7 @@ impl World {
         };
         let now_ms = self.boot_ms();
         if let Some(engine) = &mut self.engine {
-            engine.handle_ended(now_ms, command, Ended::Stopped(completion));
+            engine.handle_ended(now_ms, command, RunEnd::Stopped(completion));
         }
     }
 
