@@ -14,7 +14,7 @@ What it holds:
   4. Their own sources use no clock, no entropy and no operating system (REFUSED_CODE).
   5. `sse` is no_std: it declares so, does not import std, and enables no `std` feature but for speed. With these the compiler
      itself refuses `std::` in it; a build for a bare-metal target would need a target that is not installed.
-  6. The rooms of a crate, its top-level modules, form no circle (`rooms.py` reads them); nor do those of PROGRAMS.
+  6. The top-level modules of a crate form no circle (`modules.py` reads them); nor do those of PROGRAMS.
 """
 
 import json
@@ -23,7 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rooms import room_faults
+from modules import circle_faults
 
 # Who may depend on whom; `hub` and `client` never meet. None: sees everything, and only tests may depend on it.
 ARROWS = {
@@ -41,7 +41,7 @@ TESTKIT = "bellwire-testkit"
 SANS_IO = ["bellwire-sse", "bellwire-proto", "bellwire-core"]
 NO_STD = "bellwire-sse"
 
-# Modules that are a program in themselves: their submodules are rooms too.
+# Modules that are a program in themselves: their submodules form no circle either.
 PROGRAMS = {"bellwire-client": [("agent",)]}
 
 # Crates that compute and do nothing else. Before you add one: it reads no clock, draws no entropy, opens nothing.
@@ -184,26 +184,26 @@ def repository_faults(root):
         source = root / directory / "src"
         sources = {f.relative_to(source).as_posix(): f.read_text() for f in sorted(source.rglob("*.rs"))}
         for under in [(), *PROGRAMS.get(name, [])]:
-            yield from room_faults(name, sources, under)
+            yield from circle_faults(name, sources, under)
     lib_rs = directories[NO_STD] / "src/lib.rs"
     yield from no_std_faults(lib_rs, (root / lib_rs).read_text())
 
 
-def room_cases():
-    """Doctored crates for `room_faults`: rooms `a` and `b`, of which `b` uses `a` in every one."""
+def circle_cases():
+    """Doctored crates for `circle_faults`: modules `a` and `b`, of which `b` uses `a` in every one."""
 
     def crate(a, lib="mod a;\nmod b;\n", **others):
         files = {"lib.rs": lib, "a.rs": a, "b.rs": "use crate::a::One;\n"}
         return {**files, **{name.replace("_", "/") + ".rs": text for name, text in others.items()}}
 
     def faults(sources, under=()):
-        return room_faults("x", sources, under)
+        return circle_faults("x", sources, under)
 
     nested = {"lib.rs": "mod p;", "p.rs": "mod a;\nmod b;", "p/a.rs": "use super::b::X;", "p/b.rs": "use super::a::Y;"}
     circle, both, calling = "a, b are a circle", "mod a;\nmod b;\n", "mod a;\nfn f() {\n    b::two()\n}"
     return [
-        ("rooms in one direction", faults(crate("pub struct One;")), None),
-        ("two rooms use each other", faults(crate("use crate::b::Two;")), circle),
+        ("modules in one direction", faults(crate("pub struct One;")), None),
+        ("two modules use each other", faults(crate("use crate::b::Two;")), circle),
         ("a circle in a group", faults(crate("use crate::{\n    b::{Two, Three as T},\n};")), circle),
         ("a circle by `super`", faults(crate("use super::b;")), circle),
         ("a circle in an expression", faults(crate("fn f() {\n    crate::b::two()\n}")), "a.rs:2"),
@@ -211,14 +211,14 @@ def room_cases():
         ("a circle by a re-export", faults(crate("use crate::Two;", lib=both + "pub use b::Two;")), circle),
         ("a circle by an import", faults(crate("use crate::Y;", lib=both + "use b::Two as Y;")), circle),
         ("a circle of three", faults(crate("use crate::c::X;", c="use crate::b::Two;\nstruct X;")), "a, b, c are"),
-        ("a room uses the root's code", faults(crate("", lib=calling, b="use crate::f;")), "(root), b"),
+        ("a module uses the root's code", faults(crate("", lib=calling, b="use crate::f;")), "(root), b"),
         ("a module of tests", faults(crate("fn f() {}\n#[cfg(test)]\nmod tests {\n    use crate::b::Two;\n}")), None),
         ("a file of tests", faults(crate("#[cfg(test)]\nmod tests;", a_tests="use crate::b::Two;")), None),
         ("a use for tests", faults(crate("#[cfg(test)]\nuse crate::{b::Two};\nfn one() {}")), None),
         ("code behind a test's", faults(crate("#[cfg(test)]\nfn f() { 1 }\nuse crate::b::Two;")), "a.rs:3"),
         ("a comment and a string", faults(crate("//! See `crate::b::Two`.\nconst A: &str = \"crate::b::Two\";")), None),
-        ("rooms of a folder are not judged", faults(nested), None),
-        ("rooms of a program are", faults(nested, ("p",)), circle),
+        ("modules of a folder are not judged", faults(nested), None),
+        ("modules of a program are", faults(nested, ("p",)), circle),
     ]
 
 
@@ -260,7 +260,7 @@ def self_test():
         ("std in tests", no_std_faults("lib.rs", "#![no_std]\n#[cfg(test)]\nextern crate std;\n"), None),
         ("std by default", no_std_faults("lib.rs", "//! x\n"), "no_std"),
         ("std taken back", no_std_faults("lib.rs", "#![no_std]\nextern crate std;\n"), "extern crate std"),
-        *room_cases(),
+        *circle_cases(),
     ]
     failures = 0
     for name, faults, expected in cases:

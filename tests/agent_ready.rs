@@ -157,12 +157,12 @@ fn a_user_without_a_home_is_asked_for_a_state_folder() {
     scene.write("agent.toml", "hub = 'http://127.0.0.1:1'\ndevice = 'kiosk'\n", 0o644);
     for (what, code) in [("check", 2), ("run", 2)] {
         let command = scene.command(what);
-        let mut nobody = Command::new("unshare");
-        nobody.arg("--user").arg(BELLWIRE).args(command.get_args());
+        let mut unmapped = Command::new("unshare");
+        unmapped.arg("--user").arg(BELLWIRE).args(command.get_args());
         for name in ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY"] {
-            nobody.env_remove(name);
+            unmapped.env_remove(name);
         }
-        let (found, text) = text_of(&nobody.output().unwrap());
+        let (found, text) = text_of(&unmapped.output().unwrap());
         assert_eq!(found, Some(code), "{what}: {text}");
         assert!(text.contains("state_dir is not set, and this user has no home"), "{text}");
     }
@@ -194,9 +194,9 @@ fn a_state_folder_that_cannot_be_made_or_written_is_found_by_agent_check() {
         scene.write("with-journal/lock", "", 0o400);
         set(scene.path("closed"), 0o555);
         for what in ["check", "run"] {
-            let mut nobody = Command::new("unshare");
-            nobody.arg("--user").arg(BELLWIRE).args(scene.command(what).get_args());
-            let (code, text) = text_of(&nobody.output().unwrap());
+            let mut unmapped = Command::new("unshare");
+            unmapped.arg("--user").arg(BELLWIRE).args(scene.command(what).get_args());
+            let (code, text) = text_of(&unmapped.output().unwrap());
             assert_eq!(code, Some(1), "{state}, {what}: {text}");
             assert!(text.contains("run this as the agent's own user"), "{state}, {what}: {text}");
         }

@@ -289,7 +289,7 @@ fn replay_runs_a_saved_command_with_the_handler_of_its_action() {
 }
 
 #[test]
-fn a_handler_of_the_list_starts_in_the_root_folder_with_a_closed_umask_and_a_clear_environment() {
+fn a_handler_starts_in_the_root_folder_with_a_closed_umask_and_a_clear_environment() {
     let folder = tempfile::tempdir().unwrap();
     let script = "pwd; umask; env";
     let text = format!(

@@ -133,7 +133,7 @@ fn a_command_to_all_has_one_delivery_at_each_device_and_its_place_in_the_order_o
             let to_all = to_all.clone();
             std::thread::spawn(move || send(http, &to_all, "second"))
         };
-        // No event tells how far a request is that is not answered.
+        // No event shows how far a request is that is not answered.
         std::thread::sleep(Duration::from_millis(random.from(0, 60)));
         hub.kill();
         let answered = sending.join().unwrap();

@@ -98,7 +98,7 @@ fn services_go_on_and_log_it() {
     }
 }
 
-/// What is only printed was answered succeeded, though nobody could read it.
+/// What is only printed was answered succeeded, though no line of it was written.
 #[test]
 fn a_command_that_cannot_be_printed_is_not_taken() {
     let folder = tempfile::tempdir().unwrap();
@@ -186,7 +186,7 @@ fn a_reader_that_ends_early_is_not_an_error() {
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
 
-/// A log on a full disk ended what logged: it is where panics come from that nobody sees.
+/// A log on a full disk ended what logged: it is where panics come from that no log shows.
 #[test]
 fn standard_error_on_a_full_disk_ends_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -65,7 +65,7 @@ fn a_certificate_is_obtained_over_http_renewed_before_it_expires_and_kept_over_a
     let request = "GET /v1/devices/door/stream HTTP/1.1\r\nHost: localhost\r\n\r\n";
     stream.get_mut().write_all(request.as_bytes()).unwrap();
     let second = wait_until("another certificate", || {
-        // Whoever connects at any time is shown one that is valid.
+        // A client that connects at any time is shown one that is valid.
         let shown = client.shown(tls, NAME);
         if shown == first { Err("still the first") } else { Ok(shown) }
     });

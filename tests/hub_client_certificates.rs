@@ -160,7 +160,7 @@ fn a_certificate_makes_a_device_or_an_operator_and_nothing_more() {
     let sent = scene.open.get("/v1/commands").unwrap().json();
     assert_eq!(sent["items"][0]["created_by"], "certificate:operator:ops");
 
-    // A name that no rule knows makes nobody.
+    // A name that no rule knows has no role.
     let other = scene.client.with(&scene.devices.of_client("other", Vec::new()));
     assert_eq!(status(&other, "GET", "/v1/devices"), 401);
     assert_eq!(status(&other, "GET", "/readyz"), 200);
@@ -190,7 +190,7 @@ fn a_listener_requires_certificates_or_takes_them_and_those_of_other_authorities
         let real = scene.client.with(&scene.devices.of_client("a", name.clone()));
         assert_eq!(real.get(address, "/v1/devices/a").unwrap(), 200);
     }
-    // The plain one has no certificates: what it is told is not believed.
+    // The plain one has no certificates: what a header says of one is not believed.
     assert_eq!(scene.open.get("/v1/devices").unwrap().status, 200);
 }
 
@@ -218,7 +218,7 @@ fn a_certificate_that_is_revoked_opens_nothing_and_what_it_had_open_ends() {
 }
 
 /// A certificate of the hub that had expired, of a name that no client asked for, kept the lists of revoked certificates from
-/// being read, and whoever had stolen an appliance stayed connected.
+/// being read, and an appliance that had been stolen stayed connected.
 #[test]
 fn a_certificate_is_revoked_though_one_of_the_hubs_own_is_of_no_use() {
     let scene = Scene::new();
@@ -246,7 +246,7 @@ fn a_certificate_is_revoked_though_one_of_the_hubs_own_is_of_no_use() {
 
 /// `certificate:ops` was either of them, and a key that one had sent answered the other for it.
 #[test]
-fn certificates_of_one_name_are_told_apart_by_role_and_authority() {
+fn certificates_of_one_name_are_distinguished_by_role_and_authority() {
     let scene = Scene::new();
     let others = Authority::new("others");
     let both = |mine: String, theirs: String| format!("{mine}\n{theirs}");
@@ -325,37 +325,64 @@ fn until(stream: &mut BufReader<support::Connection>, text: &str) {
     }
 }
 
-#[test]
-fn faults_of_client_certificates_are_reported_with_what_to_do() {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::new("servers");
-    let (cert, key) = authority.server(&["localhost"]).write(folder.path(), "hub");
-    let ca = authority.write(folder.path(), "ca.pem");
-    let pair = format!("tls_cert = {cert:?}\ntls_key = {key:?}\n");
-    let check = |settings: &str| {
-        let file = folder.path().join("hub.toml");
-        fs::write(&file, format!("{pair}[[listener]]\naddress = '127.0.0.1:0'\n{settings}"))
-            .unwrap();
-        let mut check = bellwire(&["config", "check", "--config"]);
-        check.arg(&file).current_dir(&folder).output().unwrap()
-    };
-    let client = "[[listener.client]]\n";
-    let write = |name: &str, text: &str| {
-        let file = folder.path().join(name);
+/// Settings of a hub that is not started, with a pair for its listener and an authority for clients.
+struct Settings {
+    folder: tempfile::TempDir,
+    authority: Authority,
+    ca: PathBuf,
+    cert: PathBuf,
+    pair: String,
+}
+
+/// The exit code, standard output and standard error of a program.
+type Ended = (Option<i32>, String, String);
+
+const RULE: &str = "[[listener.client]]\n";
+
+impl Settings {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new("servers");
+        let (cert, key) = authority.server(&["localhost"]).write(folder.path(), "hub");
+        let ca = authority.write(folder.path(), "ca.pem");
+        let pair = format!("tls_cert = {cert:?}\ntls_key = {key:?}\n");
+        Self { folder, authority, ca, cert, pair }
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.folder.path().join(name);
         fs::write(&file, text).unwrap();
         file
-    };
-    // Of the same name, with another key.
-    let foreign = write("foreign.crl", &Authority::new("servers").revocations(&[]));
-    let old = write("old.crl", CRL_OF_VERSION_1);
-    // Without a certificate of its own it would be a plain one.
-    let file = folder.path().join("plain.toml");
-    let plain = format!("[[listener]]\naddress = '127.0.0.1:0'\nclient_ca = {ca:?}\n");
-    fs::write(&file, plain).unwrap();
-    let mut checked = bellwire(&["config", "check", "--config"]);
-    let checked = checked.arg(&file).current_dir(&folder).output().unwrap();
-    let said = String::from_utf8(checked.stderr).unwrap();
-    assert!(checked.status.code() == Some(2) && said.contains("there is no certificate"), "{said}");
+    }
+
+    /// A list of revoked certificates of an authority of the same name, with another key.
+    fn foreign_list(&self) -> PathBuf {
+        self.write("foreign.crl", &Authority::new("servers").revocations(&[]))
+    }
+
+    /// The file of a hub with one listener.
+    fn listener(&self, settings: &str) -> String {
+        format!("{}[[listener]]\naddress = '127.0.0.1:0'\n{settings}", self.pair)
+    }
+
+    fn run(&self, args: &[&str], text: &str) -> Ended {
+        let file = self.write("hub.toml", text);
+        let mut program = bellwire(args);
+        let ended = program.arg("--config").arg(file).current_dir(&self.folder).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (ended.status.code(), text(ended.stdout), text(ended.stderr))
+    }
+
+    fn check(&self, text: &str) -> Ended {
+        self.run(&["config", "check"], text)
+    }
+}
+
+#[test]
+fn faults_of_client_certificates_are_reported_with_what_to_do() {
+    let hub = Settings::new();
+    let (ca, cert) = (&hub.ca, &hub.cert);
+    let (foreign, old) = (hub.foreign_list(), hub.write("old.crl", CRL_OF_VERSION_1));
     for (settings, reason) in [
         ("client_ca = 'missing.pem'\n".to_owned(), "missing.pem"),
         (format!("client_ca = {ca:?}\nclient_crl = {cert:?}\n"), "no list of revoked certificates"),
@@ -369,49 +396,54 @@ fn faults_of_client_certificates_are_reported_with_what_to_do() {
         ("client_ca_required = true\n".to_owned(), "client_ca_required is set without client_ca"),
         (format!("client_ca = {ca:?}\ntls = false\n"), "client_ca is set on a plain listener"),
         (
-            format!("client_ca = {ca:?}\n{client}name = 'ops'\nis = 'operator'\n"),
+            format!("client_ca = {ca:?}\n{RULE}name = 'ops'\nis = 'operator'\n"),
             "name is \"ops\", but it is uri:, dns: or cn:",
         ),
         (
-            format!("client_ca = {ca:?}\n{client}name = 'cn:ops'\nis = 'admin'\n"),
+            format!("client_ca = {ca:?}\n{RULE}name = 'cn:ops'\nis = 'admin'\n"),
             "is is \"admin\", but it is device:NAME",
         ),
-        (format!("client_ca = {ca:?}\n{client}name = 'cn:ops'\n"), "it has no is"),
+        (format!("client_ca = {ca:?}\n{RULE}name = 'cn:ops'\n"), "it has no is"),
     ] {
-        let checked = check(&settings);
-        let said = String::from_utf8(checked.stderr).unwrap();
-        assert_eq!(checked.status.code(), Some(2), "{settings}: {said}");
-        assert!(said.contains(reason), "{reason}\nnot in {said}");
+        let (code, _, message) = hub.check(&hub.listener(&settings));
+        assert_eq!(code, Some(2), "{settings}: {message}");
+        assert!(message.contains(reason), "{reason}\nnot in {message}");
     }
-    let good = format!(
-        "client_ca = {ca:?}\nclient_ca_required = true\n{client}name = 'cn:ops'\nis = 'operator'\n\
-         select = 'site=lyon'\nactions = ['ping', 'reboot']\n{client}name = 'uri:urn:*'\nis = 'device:x-*'\n"
-    );
-    let first = check(&good);
-    let printed = String::from_utf8(first.stdout).unwrap();
-    let file = folder.path().join("printed.toml");
-    fs::write(&file, &printed).unwrap();
-    let mut again = bellwire(&["config", "check", "--config"]);
-    let again = again.arg(&file).current_dir(&folder).output().unwrap();
-    assert!(printed.contains("[[listener.client]]"), "{printed}");
-    assert_eq!(String::from_utf8(again.stdout).unwrap(), printed);
+
+    // Without a certificate of its own it would be a plain one.
+    let plain = format!("[[listener]]\naddress = '127.0.0.1:0'\nclient_ca = {ca:?}\n");
+    let (code, _, message) = hub.check(&plain);
+    assert!(code == Some(2) && message.contains("there is no certificate"), "{message}");
 
     // The hub refuses what `config check` does.
-    let file = folder.path().join("foreign.toml");
     let settings = format!("client_ca = {ca:?}\nclient_crl = {foreign:?}\n");
-    fs::write(&file, format!("{pair}[[listener]]\naddress = '127.0.0.1:0'\n{settings}")).unwrap();
-    let mut serve = bellwire(&["serve", "--config"]);
-    let served = serve.arg(&file).current_dir(&folder).output().unwrap();
-    let said = String::from_utf8(served.stderr).unwrap();
-    assert!(served.status.code() == Some(2) && said.contains("signed by another key"), "{said}");
+    let (code, _, message) = hub.run(&["serve"], &hub.listener(&settings));
+    assert!(code == Some(2) && message.contains("signed by another key"), "{message}");
+}
 
-    // One that was not renewed in time is better than none.
-    let late = write("late.crl", &authority.revocations_until(2025, &["a"]));
-    let checked = check(&format!("client_ca = {ca:?}\nclient_crl = {late:?}\n"));
-    let said = String::from_utf8(checked.stderr).unwrap();
-    assert_eq!(checked.status.code(), Some(0), "{said}");
+#[test]
+fn rules_of_client_certificates_are_printed_as_they_can_be_read_again() {
+    let hub = Settings::new();
+    let settings = format!(
+        "client_ca = {:?}\nclient_ca_required = true\n{RULE}name = 'cn:ops'\nis = 'operator'\n\
+         select = 'site=lyon'\nactions = ['ping', 'reboot']\n{RULE}name = 'uri:urn:*'\nis = 'device:x-*'\n",
+        hub.ca
+    );
+    let (_, printed, _) = hub.check(&hub.listener(&settings));
+    assert!(printed.contains("[[listener.client]]"), "{printed}");
+    let (_, again, _) = hub.check(&printed);
+    assert_eq!(again, printed);
+}
+
+#[test]
+fn a_list_of_revoked_certificates_that_was_not_renewed_is_a_warning_of_the_check() {
+    let hub = Settings::new();
+    let late = hub.write("late.crl", &hub.authority.revocations_until(2025, &["a"]));
+    let settings = format!("client_ca = {:?}\nclient_crl = {late:?}\n", hub.ca);
+    let (code, _, message) = hub.check(&hub.listener(&settings));
+    assert_eq!(code, Some(0), "{message}");
     let expected = "late.crl should have been renewed by 2025-01-01T00:00:00.000Z";
-    assert!(said.contains("warning: ") && said.contains(expected), "{said}");
+    assert!(message.contains("warning: ") && message.contains(expected), "{message}");
 }
 
 #[test]
@@ -422,7 +454,7 @@ fn a_list_of_revoked_certificates_that_was_not_renewed_is_warned_of_and_counts()
     scene.hub.wait_for("devices.crl should have been renewed by 2025-01-01T00:00:00.000Z");
     assert!(a.get(scene.takes, "/readyz").is_err(), "the handshake");
     assert_eq!(b.get(scene.takes, "/v1/devices/b").unwrap(), 200);
-    // A list that somebody else signed replaces none.
+    // A list that another key signed replaces none.
     fs::write(&scene.crl, Authority::new("devices").revocations(&["b"])).unwrap();
     scene.hub.wait_for("signed by another key");
     assert!(a.get(scene.takes, "/readyz").is_err(), "the handshake");

@@ -63,7 +63,7 @@ fn an_open_loopback_listener_serves_beside_a_closed_public_one() {
     assert_eq!(sent.status, 202, "{sent:?}");
     assert_eq!(stream.expect("command")["action"], "ring");
     assert_eq!(public.request("POST", "/v1/send/door/ring", &[], b"").unwrap().status, 401);
-    // As on an open hub, a name that somebody made resolve to this machine is refused.
+    // As on an open hub, a foreign name that resolves to this machine is refused.
     assert_eq!(status(open, &[("Host", "evil.example")]), 403);
 }
 
@@ -72,9 +72,12 @@ fn a_public_listener_is_refused_unless_it_is_open_or_the_hub_has_a_token() {
     let folder = tempfile::tempdir().unwrap();
     let public = "[[listener]]\naddress = '0.0.0.0:0'\n";
     let checked = check(folder.path(), public);
-    let said = text(&checked.stderr);
+    let message = text(&checked.stderr);
     assert_eq!(checked.status.code(), Some(2), "{checked:?}");
-    assert!(said.contains("0.0.0.0:0 is not loopback") && said.contains("token create"), "{said}");
+    assert!(
+        message.contains("0.0.0.0:0 is not loopback") && message.contains("token create"),
+        "{message}"
+    );
     assert_eq!(check(folder.path(), &format!("{public}open = true\n")).status.code(), Some(0));
     // The other one is not excused by it.
     let both = format!("listen = 'http://0.0.0.0:1'\n{public}open = true\n");
@@ -87,7 +90,7 @@ fn faults_of_a_listener_name_its_line_and_what_is_printed_means_the_same() {
     let faulty = "[[listener]]\naddress = '127.0.0.1:1'\n[[listener]]\nadress = '127.0.0.1:2'\n\
         open = 'yes'\n[[listener]]\naddress = 'https://[::1]'\ntls = false\ntrusted_proxies = ['a']\n\
         [[listener]]\naddress = '127.0.0.1:4'\nproxy_protocol = true\n";
-    let said = text(&check(folder.path(), faulty).stderr);
+    let message = text(&check(folder.path(), faulty).stderr);
     for expected in [
         "line 4: listener 2: adress is not a setting of a listener; did you mean address?",
         "line 5: listener 2: open is \"yes\", but it is true or false",
@@ -95,7 +98,7 @@ fn faults_of_a_listener_name_its_line_and_what_is_printed_means_the_same() {
         "line 9: listener 3: trusted_proxies is \"a\", but it is a list of addresses and networks",
         "line 12: listener 4: proxy_protocol is set without trusted_proxies",
     ] {
-        assert!(said.contains(expected), "{expected}\nnot in {said}");
+        assert!(message.contains(expected), "{expected}\nnot in {message}");
     }
     let good = "listen = ['127.0.0.1:1']\n[[listener]]\naddress = '127.0.0.1:2'\ntls = false\n\
         open = true\ntrusted_proxies = ['10.0.0.0/8', '::1']\nproxy_protocol = true\n\

@@ -144,17 +144,17 @@ fn a_fault_of_a_listener_is_reported_with_the_listener_and_the_next_step() {
         (listen(&["http://::1:80"]), &["--listen is \"http://::1:80\""]),
     ] {
         let checked = check(&listeners);
-        let said = text(&checked.stderr);
+        let message = text(&checked.stderr);
         assert_eq!(checked.status.code(), Some(2), "{listeners:?}: {checked:?}");
         for reason in reasons {
-            assert!(said.contains(reason), "{listeners:?} without {reason:?}: {said}");
+            assert!(message.contains(reason), "{listeners:?} without {reason:?}: {message}");
         }
         let folder = tempfile::tempdir().unwrap();
         let mut served = bellwire(&["serve"]);
         let served = served.args(&listeners).current_dir(&folder).output().unwrap();
         assert_eq!(served.status.code(), Some(2), "{listeners:?}: {served:?}");
         // Several faults are a list.
-        let first = said.lines().find(|line| line.contains(reasons[0])).unwrap().trim_start();
+        let first = message.lines().find(|line| line.contains(reasons[0])).unwrap().trim_start();
         assert!(
             text(&served.stderr).contains(first),
             "{first}\nis not what serve says: {served:?}"
@@ -210,13 +210,13 @@ fn an_address_that_cannot_be_bound_is_named_with_what_to_do() {
     for (listen, step) in [(taken, "ss -ltnp"), ("http://192.0.2.1:0".to_owned(), "ip address")] {
         let mut command = bellwire(&["serve", "--open", "--listen", &listen]);
         let refused = command.current_dir(&folder).output().unwrap();
-        let said = text(&refused.stderr);
+        let message = text(&refused.stderr);
         assert_eq!(refused.status.code(), Some(1), "{listen}: {refused:?}");
         assert!(
-            said.contains(&format!("cannot listen on {listen}")) && said.contains(step),
-            "{said}"
+            message.contains(&format!("cannot listen on {listen}")) && message.contains(step),
+            "{message}"
         );
-        assert!(!said.contains("panicked") && !folder.path().join("bellwire-data").exists());
+        assert!(!message.contains("panicked") && !folder.path().join("bellwire-data").exists());
     }
 }
 

@@ -209,7 +209,7 @@ fn a_data_folder_that_is_deleted_under_a_running_hub_is_noticed() {
     hub.wait_for("was deleted, moved or replaced while the hub was running");
 }
 
-/// A copy has the modes of the umask of whoever made it, and the hub said nothing.
+/// A copy has the modes of the umask under which it was made, and the hub did not warn.
 #[test]
 fn a_restored_backup_that_others_may_read_is_made_private_and_that_is_logged() {
     let folder = tempfile::tempdir().unwrap();
@@ -260,7 +260,7 @@ fn sighup_reports_what_was_read_again_and_nothing_else() {
     hub.wait_for("certificate and key read again");
 }
 
-/// The warning stood before every error, although nobody had set the number.
+/// The warning stood before every error, although the number was the default.
 #[test]
 fn the_limit_of_connections_is_mentioned_when_they_come_near_it() {
     let folder = tempfile::tempdir().unwrap();

@@ -219,7 +219,7 @@ fn which_stream_replaces_which() {
 }
 
 #[test]
-fn on_connect_comes_what_is_unaccepted_oldest_first_whatever_the_last_id_and_each_cancel_again() {
+fn a_new_stream_begins_with_what_is_unaccepted_oldest_first_and_each_cancel_again() {
     let hub = Hub::start_with(&[("BELLWIRE_MAX_IN_FLIGHT", "3")]);
     let ids = [(); 4].map(|()| hub.send("k"));
     let (_, mut raw) = hub.raw("1.0", "/v1/devices/k/stream", "Last-Event-ID: 1000\r\n");

@@ -134,10 +134,10 @@ fn what_no_client_would_accept_is_refused_by_check_and_serve_with_what_to_do() {
         for command in [&["config", "check"][..], &["serve"]] {
             let mut run = bellwire(command);
             let run = run.arg("--config").arg(&file).current_dir(&folder).output().unwrap();
-            let said = String::from_utf8(run.stderr).unwrap();
-            assert_eq!(run.status.code(), Some(2), "{command:?}: {said}");
+            let message = String::from_utf8(run.stderr).unwrap();
+            assert_eq!(run.status.code(), Some(2), "{command:?}: {message}");
             for reason in reasons {
-                assert!(said.contains(reason), "{command:?} without {reason:?}: {said}");
+                assert!(message.contains(reason), "{command:?} without {reason:?}: {message}");
             }
         }
     }

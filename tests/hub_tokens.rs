@@ -1,4 +1,4 @@
-//! Promise: the first steps of a closed hub, as docs/operations.md tells them, by the real program.
+//! Promise: the first steps of a closed hub, as docs/operations.md lists them, by the real program.
 
 #![allow(
     clippy::unwrap_used,
@@ -79,20 +79,20 @@ fn access_says_that_an_open_hub_is_open_and_an_operator_what_its_own_token_allow
     create(&["device", "--device", "kiosk-7"]);
 
     let everyone = "everyone  may do everything: the hub is open";
-    let told = ok(&[&["access"], &at[..]].concat());
-    assert!(told.contains(everyone) && told.contains("may send every action to"), "{told}");
-    let told = ok(&[&["access", "--device", "kiosk-7"], &at[..]].concat());
-    assert!(told.contains(everyone) && told.contains("its own token"), "{told}");
+    let output = ok(&[&["access"], &at[..]].concat());
+    assert!(output.contains(everyone) && output.contains("may send every action to"), "{output}");
+    let output = ok(&[&["access", "--device", "kiosk-7"], &at[..]].concat());
+    assert!(output.contains(everyone) && output.contains("its own token"), "{output}");
     let (_, _, stderr) = run(&[&["token", "list"], &at[..]].concat());
     assert!(stderr.contains("no admin token: the hub is open"), "{stderr}");
 
-    // The token stays in nobody's list of processes: a file has it.
+    // The token is in no list of processes: a file has it.
     let file = folder.path().join("operator");
     fs::write(&file, &operator).unwrap();
     let with = ["--hub", url.as_str(), "--token-file", file.to_str().unwrap()];
-    let (code, told, stderr) = run(&[&["access"], &with[..]].concat());
+    let (code, output, stderr) = run(&[&["access"], &with[..]].concat());
     assert_eq!(code, 0, "{stderr}");
-    assert!(told.contains("appliances site=lyon") && told.lines().count() == 1, "{told}");
+    assert!(output.contains("appliances site=lyon") && output.lines().count() == 1, "{output}");
     assert!(stderr.contains("an admin token shows all"), "{stderr}");
 
     // A folder does not say where its hub listens: no other hub is asked in its place.
@@ -123,7 +123,7 @@ fn an_appliance_enrols_is_approved_and_loses_its_access_by_revocation() {
         let all = with(args);
         ok(&all.iter().map(String::as_str).collect::<Vec<_>>())
     };
-    assert_eq!(run(&["devices", "--hub", &url]).0, 1, "nobody without a token");
+    assert_eq!(run(&["devices", "--hub", &url]).0, 1, "refused without a token");
     // A running hub is asked: its folder is in use.
     assert!(
         run(&["token", "list", "--data-dir", &data_dir, "--hub", &url, "--token-file", &admin])
@@ -171,8 +171,11 @@ fn an_appliance_enrols_is_approved_and_loses_its_access_by_revocation() {
     admin_runs(&["devices", "approve", "kiosk-7"]);
     assert!(!admin_runs(&["devices"]).contains("pending"));
     assert!(ok(&show).contains("\"site\":\"lyon\""));
-    let told = admin_runs(&["access", "--device", "kiosk-7"]);
-    assert!(told.contains("its own token") && told.contains("may do everything to it"), "{told}");
+    let output = admin_runs(&["access", "--device", "kiosk-7"]);
+    assert!(
+        output.contains("its own token") && output.contains("may do everything to it"),
+        "{output}"
+    );
 
     let listed = admin_runs(&["token", "list", "--json"]);
     let own = listed.lines().find(|line| line.contains("kiosk-7")).unwrap();

@@ -285,7 +285,7 @@ fn waiting_for_an_offline_appliance_says_so() {
     assert!(stderr(&mistyped).contains("kisok has never connected"), "{mistyped:?}");
 
     let listener = hub.listen("kiosk", &["--exec", "/bin/true"]);
-    // Between two polls nothing would tell the hub that it has gone; a stream that closes does.
+    // Between two polls the hub would not notice its end; it notices a stream that closes.
     hub.until("kiosk", "transport", "stream".into());
     drop(listener);
     hub.until_online("kiosk", false);

@@ -77,7 +77,7 @@ fn a_request_whose_length_is_ambiguous_is_refused_and_its_connection_closed() {
     nothing_was_sent(&hub);
 }
 
-/// Of two hosts a proxy before the hub may go by the other one. Clients that somebody wrote for an appliance may send none.
+/// Of two hosts a proxy before the hub may go by the other one. Clients that were written for one appliance may send none.
 #[test]
 fn a_request_has_one_host_or_none() {
     let open = Hub::open("");

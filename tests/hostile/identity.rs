@@ -112,13 +112,13 @@ fn a_device_reports_of_no_command_of_another_device() {
 }
 
 #[test]
-fn a_device_tells_no_facts_of_another_device() {
+fn a_device_reports_no_facts_of_another_device() {
     let two = Two::start();
     let facts = r#"{"door":"open"}"#;
     assert_eq!(two.closed.ask(&two.b, "PUT /v1/devices/b/facts", r#"{"door":"shut"}"#).status, 200);
     assert_eq!(two.closed.ask(&two.a, "PUT /v1/devices/b/facts", facts).status, 403);
     assert_eq!(two.closed.admin("GET /v1/devices/b", "")["facts"], json!({"door": "shut"}));
-    // Nor does what it tells of itself name another.
+    // Nor do the facts that it reports of itself name another.
     let own = two.closed.ask(&two.a, "PUT /v1/devices/a/facts", r#"{"id":"b","labels":{"x":"y"}}"#);
     assert_eq!((own.json()["id"].clone(), own.json()["labels"].clone()), (json!("a"), json!({})));
 }

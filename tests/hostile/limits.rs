@@ -59,7 +59,7 @@ fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// Sends a byte, waits a moment, and so on, until the server has closed; gives what it said.
+/// Sends a byte, waits a moment, and so on, until the server has closed; returns what it answered.
 fn trickle(addr: SocketAddr, first: &str, byte: &str) -> String {
     let mut socket = TcpStream::connect(addr).unwrap();
     socket.write_all(first.as_bytes()).unwrap();
@@ -151,10 +151,10 @@ fn a_head_or_target_beyond_its_bound_is_refused_and_costs_no_more_than_the_bound
     ] {
         let before = anonymous_bytes(hub.program.id());
         let answer = hub.send(format!("{head}GET /v1/ping HTTP/1.1\r\nConnection: close\r\n\r\n"));
-        let told = statuses(&answer);
+        let statuses = statuses(&answer);
         // One that is reset while it still sends may not get to read the answer.
         let begin = String::from_utf8_lossy(&head.as_bytes()[..40]).into_owned();
-        let fits = told.is_empty() || told[0] == status || told == [400];
+        let fits = statuses.is_empty() || statuses[0] == status || statuses == [400];
         assert!(fits, "{begin}…: {answer}");
         let grown = anonymous_bytes(hub.program.id()).saturating_sub(before);
         assert!(grown < 2 << 20, "{begin}… of {} bytes cost {grown}", head.len());
@@ -162,7 +162,7 @@ fn a_head_or_target_beyond_its_bound_is_refused_and_costs_no_more_than_the_bound
     assert!(hub.lives());
 }
 
-/// Half a head each, and nothing more: all may wait for their time, and nobody else waits with them.
+/// Half a head each, and nothing more: all may wait for their time, and no other client waits with them.
 #[test]
 fn ten_thousand_half_open_connections_hold_up_no_request_and_little_memory() {
     let _alone = OPENS_MANY.lock().unwrap_or_else(PoisonError::into_inner);
@@ -348,7 +348,7 @@ fn a_client_that_reads_no_answers_costs_the_hub_a_bounded_backlog() {
     // Until the hub takes no more: what it does not read stays with the client.
     while let Ok(n) = socket.write(requests.as_bytes()) {
         written += n;
-        assert!(written < 64 << 20, "the hub goes on reading requests whose answers nobody reads");
+        assert!(written < 64 << 20, "the hub goes on reading requests whose answers are not read");
     }
     let grown = anonymous_bytes(pid).saturating_sub(before);
     assert!(grown < 4 << 20, "{written} bytes of requests without a reader cost {grown}");

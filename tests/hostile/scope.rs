@@ -189,7 +189,7 @@ fn a_command_to_all_is_to_what_the_operator_selects_and_counts_nothing_else() {
     }
 }
 
-/// An admin's selector, and how many of others had failed, were shown to whoever saw one of its devices.
+/// An admin's selector, and how many of others had failed, were shown to every operator who saw one of its devices.
 #[test]
 fn of_an_admins_command_that_is_seen_in_part_nothing_else_is_shown() {
     let fleet = Fleet::start();

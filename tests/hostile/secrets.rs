@@ -1,4 +1,4 @@
-//! Promise: the secret of a token is shown once, to whoever made it, and is nowhere else: in no log, answer, error, metric, list
+//! Promise: the secret of a token is shown once, to its creator, and is nowhere else: in no log, answer, error, metric, list
 //! of processes, file or crash.
 
 use bellwire_testkit::{Program, command, wait_until};
@@ -182,7 +182,7 @@ fn no_command_takes_a_secret_as_an_argument_and_none_prints_one() {
             let shown = run(&[args, &["--hub", &url]].concat(), &by_environment);
             tokens.check(&format!("bellwire {args:?}"), &shown);
         }
-        // Where somebody gives the secret itself, it is not repeated.
+        // Where the secret itself is given, it is not repeated.
         for args in [
             &["devices", "--token-file", token][..],
             &["devices", "--token", token],

@@ -23,7 +23,7 @@ fn serve(folder: &Path, issued: &Issued) -> (Program, SocketAddr) {
     (hub, addresses[0])
 }
 
-/// A server of TLS with any certificate, as somebody has who can redirect a connection. It notes what it is sent.
+/// A server of TLS with any certificate, as an attacker has who can redirect a connection. It notes what it is sent.
 fn impostor(issued: &Issued) -> (SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -72,9 +72,9 @@ fn a_client_sends_its_token_to_no_server_with_an_expired_or_foreign_certificate(
         let url = format!("https://localhost:{}", address.port());
         let args = ["devices", "--hub", &url, "--token-file", token, "--ca-file", ca];
         let output = command(BELLWIRE, &args).env("NO_PROXY", "localhost").output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{reason}: {said}");
-        assert!(said.contains(reason), "the reason is not told: {said}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{reason}: {message}");
+        assert!(message.contains(reason), "the reason is not stated: {message}");
         let sent = received.recv_timeout(PATIENCE).expect("a connection");
         assert!(sent.is_empty(), "{reason}: {}", String::from_utf8_lossy(&sent));
     }
@@ -162,8 +162,8 @@ fn nothing_older_than_tls_1_2_is_spoken() {
     ] {
         let mut socket = TcpStream::connect(address).unwrap();
         socket.write_all(bytes).unwrap();
-        let told = rest_of(&mut socket);
-        assert!(!told.contains("HTTP"), "{told:?}");
+        let answer = rest_of(&mut socket);
+        assert!(!answer.contains("HTTP"), "{answer:?}");
     }
 }
 
@@ -183,12 +183,12 @@ fn a_connection_is_not_negotiated_a_second_time() {
     // A line that is R alone has it begin again.
     client.stdin.take().unwrap().write_all(b"R\n").unwrap();
     let output = client.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(told.contains("Protocol  : TLSv1.2") || told.contains("TLSv1.2"), "{told}");
-    assert!(told.contains("RENEGOTIATING"), "openssl did not try: {told}");
-    let refused = told.contains("no renegotiation")
-        || told.contains("unexpected message")
-        || told.contains("alert");
-    assert!(refused, "the hub negotiated again: {told}");
-    assert!(!told.contains("HTTP/1.1"), "{told}");
+    let output = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.contains("Protocol  : TLSv1.2") || output.contains("TLSv1.2"), "{output}");
+    assert!(output.contains("RENEGOTIATING"), "openssl did not try: {output}");
+    let refused = output.contains("no renegotiation")
+        || output.contains("unexpected message")
+        || output.contains("alert");
+    assert!(refused, "the hub negotiated again: {output}");
+    assert!(!output.contains("HTTP/1.1"), "{output}");
 }

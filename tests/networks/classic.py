@@ -55,9 +55,9 @@ def request(lab, programs, data):
             return f"request {data} did not end"
         if code == 0:
             return ""
-        said = tail(lab.logs / f"request-{data}.log")
-        if "Target is not connected" not in said or uptime() > until:
-            return f"request {data} failed: {said}"
+        message = tail(lab.logs / f"request-{data}.log")
+        if "Target is not connected" not in message or uptime() > until:
+            return f"request {data} failed: {message}"
         time.sleep(0.1)  # until the client is connected
 
 

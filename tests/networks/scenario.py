@@ -97,11 +97,11 @@ class Lab:
     def up(self, hub):
         self.stack.callback(self.down)
         result = self.netlab("up", self.scenario, "--hub", hub)
-        said = result.stderr.strip()
+        message = result.stderr.strip()
         if result.returncode == 77:
-            raise Skipped(said.removeprefix("SKIP: "))
+            raise Skipped(message.removeprefix("SKIP: "))
         if result.returncode:
-            raise Broken(f"the lab did not start: {said}")
+            raise Broken(f"the lab did not start: {message}")
         self.vars = dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line)
 
     def down(self):

@@ -185,7 +185,7 @@ class Servers(unittest.TestCase):
                 if kind == "ours":
                     self.assertEqual(listener.frame(), b"id: 0\r\nretry: 2000\r\nevent: ping\r\ndata: x\r\n\r\n")
                 else:
-                    # Nobody waits for the event any more, and nothing frees the token: `close` has no effect either.
+                    # No listener waits for the event any more, and nothing frees the token: `close` has no effect either.
                     self.assertEqual(send(server, "close", "tok")[0], 200)
                     self.assertEqual(send(server, "ping", "tok", b"y")[0], 200)
                     listener.socket.settimeout(0.5)  # nothing comes: there is no event to wait for

@@ -149,11 +149,11 @@ def connect(server, tls=None):
 
 
 def await_listener(server, token, tls=None):
-    """Waits until somebody listens for the token. An action that nobody knows shows it, and changes nothing."""
+    """Waits until a listener is connected with the token. An unknown action shows it, and changes nothing."""
     until = time.monotonic() + PATIENCE_S
     while "Unknown action" not in send(server, "no-such-action", token, tls=tls)[2]:
-        assert time.monotonic() < until, f"nobody listens for {token}"
-        time.sleep(0.02)  # until somebody does
+        assert time.monotonic() < until, f"no listener for {token}"
+        time.sleep(0.02)  # until one is
 
 
 class Listener:

@@ -137,7 +137,7 @@ class Stanzas(unittest.TestCase):
             self.works()
 
     def test_caddy(self):
-        # The certificate is the test authority's: there is nobody here to fetch one from.
+        # The certificate is the test authority's: there is no authority here to fetch one from.
         site = replaced(
             stanza("caddy"),
             ("hub.example.com {", f"https://localhost:{self.port} {{\n    tls {TLS / 'cert.pem'} {TLS / 'key.pem'}"),

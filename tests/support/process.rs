@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-/// The program with these arguments, and nothing of what whoever runs the tests has set for it.
+/// The program with these arguments, and none of the settings for it that the environment of the tests may have.
 pub fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args);

@@ -1,4 +1,4 @@
-//! A program on a terminal of its own, as somebody who types sees it: `script` of util-linux makes the terminal.
+//! A program on a terminal of its own, as a person who types sees it: `script` of util-linux makes the terminal.
 
 use std::io::{Read, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};

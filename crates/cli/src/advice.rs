@@ -6,7 +6,7 @@ pub const SET_PROXY: &str = "set user and password in the proxy's URL, as in htt
                              for a hub at https://, HTTP_PROXY for one at http://";
 
 /// The rest of a sentence; `None` where the status says nothing about the network.
-pub fn of_network_status(status: u16) -> Option<&'static str> {
+pub fn for_network_status(status: u16) -> Option<&'static str> {
     match status {
         407 => Some(SET_PROXY),
         511 => Some("the network requires a sign-in"),

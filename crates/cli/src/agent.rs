@@ -126,7 +126,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
         Ok(config) => {
             let found = config.readiness();
             let (ok, warnings) =
-                (found.is_ready(), of_file(path).into_iter().chain(found.warnings));
+                (found.is_ready(), file_warning(path).into_iter().chain(found.warnings));
             Checked {
                 ok,
                 starts: found.faults.is_empty(),
@@ -165,7 +165,7 @@ fn check(path: &Path, form: Form) -> anyhow::Result<u8> {
 }
 
 /// A warning when other users may change the file, and with it what this device runs.
-fn of_file(path: &Path) -> Option<Fault> {
+fn file_warning(path: &Path) -> Option<Fault> {
     let problem = writable_by(&path.canonicalize().ok()?, None)?;
     Some(Fault { key: "the file".to_owned(), problem: format!("is one that {problem}") })
 }

@@ -49,7 +49,7 @@ Hub, token and authorities are each taken from the first of these that sets them
 The token and the authorities of a context are used for its own hub only: with --hub, or with \
 BELLWIRE_HUB and without --context, no context is used.
 
-Contexts are kept in $XDG_CONFIG_HOME/bellwire/contexts.toml (~/.config/bellwire), for your eyes alone (mode 0600).";
+Contexts are stored in $XDG_CONFIG_HOME/bellwire/contexts.toml (~/.config/bellwire), for your eyes alone (mode 0600).";
 
 /// The commands in the order of the help; the small program has not all of them.
 const ORDER: &str = "\
@@ -83,9 +83,9 @@ pub struct Cli {
 pub enum ColorChoice {
     /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// Always.
+    /// Always, into a file or a pipe too.
     Always,
-    /// Never.
+    /// Never, not even on a terminal.
     Never,
 }
 
@@ -105,7 +105,7 @@ pub enum Command {
     /// Send a command to an appliance.
     #[cfg(not(feature = "hub"))]
     Send {
-        /// What is sent.
+        /// The command to send.
         #[command(flatten)]
         send: SendArgs,
         /// The hub.

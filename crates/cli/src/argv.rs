@@ -19,7 +19,7 @@ use crate::output;
 /// # Errors
 /// When there is nothing to do but to end: help, version or a mistake, which is printed.
 pub fn parse<P: Parser>() -> Result<P, ExitCode> {
-    try_parse(std::env::args_os()).map_err(|e| output::of_clap(&e).into())
+    try_parse(std::env::args_os()).map_err(|e| output::print_clap_error(&e).into())
 }
 
 /// Reads a command line; the first word is the program.
@@ -34,9 +34,9 @@ pub fn try_parse<P: Parser>(argv: impl IntoIterator<Item = OsString>) -> Result<
     P::try_parse_from(argv)
 }
 
-/// The same words as clap must have them. The description is not built, which would be larger still.
+/// The same arguments as clap must have them. The description is not built, which would be larger still.
 fn arranged(mut command: Command, argv: &[OsString]) -> Result<Vec<OsString>, clap::Error> {
-    Words::new(&command).arrange(argv).map_err(|unknown| {
+    ArgSplitter::new(&command).arrange(argv).map_err(|unknown| {
         command.error(
             ErrorKind::UnknownArgument,
             format!(
@@ -46,9 +46,9 @@ fn arranged(mut command: Command, argv: &[OsString]) -> Result<Vec<OsString>, cl
     })
 }
 
-/// What a word that begins with a minus sign is.
+/// What an argument that begins with a minus sign is.
 #[derive(Debug, PartialEq, Eq)]
-enum Dashed {
+enum DashedArg {
     /// An option of the program, and whether the next word is its value.
     Option { takes_next: bool },
     /// An option of the program that takes all words that follow.
@@ -61,8 +61,8 @@ enum Dashed {
     HalfKnown,
 }
 
-/// A command line while it is arranged.
-struct Words<'a> {
+/// Splits a command line while it reads it: what stays where it is, and what goes behind `--`.
+struct ArgSplitter<'a> {
     /// The subcommand that was reached.
     command: &'a Command,
     /// Those above it, whose global options are its own too.
@@ -73,7 +73,7 @@ struct Words<'a> {
     behind: Vec<OsString>,
 }
 
-impl<'a> Words<'a> {
+impl<'a> ArgSplitter<'a> {
     fn new(command: &'a Command) -> Self {
         Self { command, above: Vec::new(), ahead: Vec::new(), behind: Vec::new() }
     }
@@ -95,29 +95,31 @@ impl<'a> Words<'a> {
                 continue;
             };
             match self.kind(text) {
-                Dashed::Value | Dashed::Unknown if expected && is_value_of_an_option(text) => {
+                DashedArg::Value | DashedArg::Unknown
+                    if expected && is_value_of_an_option(text) =>
+                {
                     if let Some(option) = self.ahead.last_mut() {
                         option.push("=");
                         option.push(word);
                     }
                 }
                 // What must stand behind `--` cannot be joined by more.
-                Dashed::Value if self.command.get_positionals().any(Arg::is_last_set) => {
+                DashedArg::Value if self.command.get_positionals().any(Arg::is_last_set) => {
                     self.ahead.push(word.clone());
                 }
-                Dashed::Value => self.behind.push(word.clone()),
-                Dashed::Option { takes_next: next } => {
+                DashedArg::Value => self.behind.push(word.clone()),
+                DashedArg::Option { takes_next: next } => {
                     takes_next = next;
                     self.ahead.push(word.clone());
                 }
-                Dashed::TakesRest if self.behind.is_empty() => {
+                DashedArg::TakesRest if self.behind.is_empty() => {
                     self.ahead.push(word.clone());
                     self.ahead.extend(words.cloned());
                     return Ok(self.ahead);
                 }
-                Dashed::TakesRest => return Ok(argv.to_vec()),
-                Dashed::Unknown => self.ahead.push(word.clone()),
-                Dashed::HalfKnown => return Err(text.to_owned()),
+                DashedArg::TakesRest => return Ok(argv.to_vec()),
+                DashedArg::Unknown => self.ahead.push(word.clone()),
+                DashedArg::HalfKnown => return Err(text.to_owned()),
             }
         }
         Ok(self.joined(false))
@@ -146,20 +148,20 @@ impl<'a> Words<'a> {
     }
 
     /// What a word is that begins with a minus sign and is longer than that.
-    fn kind(&self, text: &str) -> Dashed {
+    fn kind(&self, text: &str) -> DashedArg {
         match text.strip_prefix("--") {
             Some(long) => {
                 let (name, value) = long.split_once('=').unzip();
                 let name = name.unwrap_or(long);
                 match self.option(|arg| arg.get_long() == Some(name)) {
                     Some(arg) if value.is_none() => takes(arg),
-                    Some(_) => Dashed::Option { takes_next: false },
+                    Some(_) => DashedArg::Option { takes_next: false },
                     None if matches!(name, "help" | "version") => {
-                        Dashed::Option { takes_next: false }
+                        DashedArg::Option { takes_next: false }
                     }
                     // A slip with a text behind it is a slip, too.
-                    None if has_blank(name) => Dashed::Value,
-                    None => Dashed::Unknown,
+                    None if has_blank(name) => DashedArg::Value,
+                    None => DashedArg::Unknown,
                 }
             }
             None => self.letters(text),
@@ -167,24 +169,24 @@ impl<'a> Words<'a> {
     }
 
     /// The same for a word with one minus sign: an option and perhaps its value, or several options without one.
-    fn letters(&self, text: &str) -> Dashed {
+    fn letters(&self, text: &str) -> DashedArg {
         let letters = text.strip_prefix('-').unwrap_or(text);
         for (at, letter) in letters.char_indices() {
             match self.option(|arg| arg.get_short() == Some(letter)) {
                 Some(arg) if arg.get_action().takes_values() => {
                     return match takes(arg) {
                         kind if at + letter.len_utf8() == letters.len() => kind,
-                        _ => Dashed::Option { takes_next: false },
+                        _ => DashedArg::Option { takes_next: false },
                     };
                 }
                 Some(_) => {}
                 None if matches!(letter, 'h' | 'V') => {}
-                None if is_number(letters) || has_blank(letters) => return Dashed::Value,
-                None if at == 0 => return Dashed::Unknown,
-                None => return Dashed::HalfKnown,
+                None if is_number(letters) || has_blank(letters) => return DashedArg::Value,
+                None if at == 0 => return DashedArg::Unknown,
+                None => return DashedArg::HalfKnown,
             }
         }
-        Dashed::Option { takes_next: false }
+        DashedArg::Option { takes_next: false }
     }
 
     /// An option that is declared; clap adds help and version by itself.
@@ -196,11 +198,11 @@ impl<'a> Words<'a> {
 }
 
 /// What an option takes of the words after it.
-fn takes(option: &Arg) -> Dashed {
+fn takes(option: &Arg) -> DashedArg {
     if option.is_allow_hyphen_values_set() {
-        Dashed::TakesRest
+        DashedArg::TakesRest
     } else {
-        Dashed::Option { takes_next: option.get_action().takes_values() }
+        DashedArg::Option { takes_next: option.get_action().takes_values() }
     }
 }
 

@@ -176,7 +176,7 @@ fn ends(command: &Command) -> String {
 /// The code for a command whose deliveries ended differently: that of the worst, failure before
 /// rejection before timeout.
 pub(crate) fn worst(counts: &Counts) -> u8 {
-    let codes = counts.keys().map(|state: &DeliveryState| exit::of_state(*state));
+    let codes = counts.keys().map(|state: &DeliveryState| exit::for_state(*state));
     codes.filter(|code| *code != exit::OK).min().unwrap_or(exit::OK)
 }
 

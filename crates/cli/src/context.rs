@@ -93,8 +93,9 @@ fn add(add: ContextAdd, form: Form) -> anyhow::Result<()> {
 }
 
 fn list(contexts: &Contexts, form: Form) -> anyhow::Result<()> {
+    /// A context, for machines.
     #[derive(Serialize)]
-    struct Shown<'a> {
+    struct ContextEntry<'a> {
         name: &'a str,
         hub: String,
         current: bool,
@@ -106,7 +107,7 @@ fn list(contexts: &Contexts, form: Form) -> anyhow::Result<()> {
         out::note("no contexts; add one with: bellwire context add NAME URL");
     }
     for (name, context) in &contexts.context {
-        let shown = Shown {
+        let shown = ContextEntry {
             name,
             hub: shown_urls(&context.hub),
             current: contexts.current.as_ref() == Some(name),

@@ -12,7 +12,7 @@ use crate::out::{self, BAD, BOLD, DIM, Form, GOOD};
 
 /// An event for machines.
 #[derive(Serialize)]
-struct Line<T> {
+struct EventLine<T> {
     event: &'static str,
     data: T,
 }
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Events, form: Form) -> anyhow::Result<u8> {
             }
             HubChange::Device(event) if !other(&event.device.id) => print_device(&event, form)?,
             HubChange::Delivery(delivery) if !other(&delivery.device) => match form {
-                Form::Json => out::json(&Line { event: "delivery", data: &delivery })?,
+                Form::Json => out::json(&EventLine { event: "delivery", data: &delivery })?,
                 Form::Text => print_delivery(&delivery)?,
             },
             _ => {}
@@ -53,7 +53,7 @@ fn print_hub(hub: &str, state: HubState, form: Form) -> anyhow::Result<()> {
         _ => (GOOD, "ready"),
     };
     if form == Form::Json {
-        return out::json(&Line { event: "hub", data: Hub { hub, state } });
+        return out::json(&EventLine { event: "hub", data: Hub { hub, state } });
     }
     out::line(format_args!("{style}{state:<10}{style:#} {DIM}{}{DIM:#}", out::printable(hub)))?;
     Ok(())
@@ -61,7 +61,7 @@ fn print_hub(hub: &str, state: HubState, form: Form) -> anyhow::Result<()> {
 
 fn print_device(event: &DeviceEvent, form: Form) -> anyhow::Result<()> {
     if form == Form::Json {
-        return out::json(&Line { event: "device", data: event });
+        return out::json(&EventLine { event: "device", data: event });
     }
     let status = event.device.status;
     let (style, change) = match (event.change, status) {

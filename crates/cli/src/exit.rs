@@ -18,7 +18,7 @@ pub const OFFLINE: u8 = 5;
 pub const UNREACHABLE: u8 = 6;
 
 /// For a command that was waited for.
-pub const fn of_state(state: DeliveryState) -> u8 {
+pub const fn for_state(state: DeliveryState) -> u8 {
     match state {
         DeliveryState::Succeeded | DeliveryState::Delivered => OK,
         DeliveryState::Failed | DeliveryState::Cancelled => FAILED,
@@ -33,7 +33,7 @@ pub const fn of_state(state: DeliveryState) -> u8 {
 }
 
 /// For a refusal of the hub.
-pub fn of_problem(problem: &Problem) -> u8 {
+pub fn for_problem(problem: &Problem) -> u8 {
     match problem.code {
         Code::DeviceOffline => OFFLINE,
         Code::Draining | Code::StoreUnavailable => UNREACHABLE,
@@ -64,13 +64,13 @@ mod tests {
 
     #[test]
     fn every_state_has_the_exit_code_of_the_help() {
-        let codes: Vec<u8> = DeliveryState::ALL.into_iter().map(of_state).collect();
+        let codes: Vec<u8> = DeliveryState::ALL.into_iter().map(for_state).collect();
         assert_eq!(codes, [4, 4, 4, 4, 4, 0, 1, 3, 4, 4, 4, 1, 0]);
     }
 
     #[test]
     fn an_offline_appliance_and_a_hub_that_cannot_serve_have_codes_of_their_own() {
-        let code = |code| of_problem(&Problem::new(code, ""));
+        let code = |code| for_problem(&Problem::new(code, ""));
         assert_eq!(code(Code::DeviceOffline), OFFLINE);
         assert_eq!(code(Code::Draining), UNREACHABLE);
         assert_eq!(code(Code::BadRequest), USAGE);

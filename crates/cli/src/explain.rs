@@ -22,14 +22,15 @@ const ALLOWED_HOSTS: &str = "allowed_hosts";
 const OTHER_TOKEN: &str =
     "the token does not allow it: use another with --token-file, BELLWIRE_TOKEN or --context";
 
-/// An error for machines.
+/// The line that reports an error to machines.
 #[derive(Serialize)]
-struct Report<'a> {
-    error: Shown<'a>,
+struct ErrorLine<'a> {
+    error: ErrorBody<'a>,
 }
 
+/// The error in that line.
 #[derive(Serialize)]
-struct Shown<'a> {
+struct ErrorBody<'a> {
     code: &'a str,
     message: &'a str,
     status: Option<u16>,
@@ -47,7 +48,7 @@ pub(crate) fn explain(error: &anyhow::Error, form: Form) -> u8 {
     let known = error.downcast_ref::<Error>();
     let ambiguous = error.downcast_ref::<Ambiguous>();
     let (code, exit_code) = match known {
-        Some(Error::Refused { problem, .. }) => (problem.code.as_str(), exit::of_problem(problem)),
+        Some(Error::Refused { problem, .. }) => (problem.code.as_str(), exit::for_problem(problem)),
         Some(Error::Unreachable { .. }) => ("unreachable", exit::UNREACHABLE),
         Some(Error::Foreign { .. }) => ("not_a_hub", exit::UNREACHABLE),
         None if ambiguous.is_some() => ("ambiguous_id", exit::USAGE),
@@ -65,7 +66,7 @@ pub(crate) fn explain(error: &anyhow::Error, form: Form) -> u8 {
         out::error(&message);
         return exit_code;
     }
-    let mut shown = Shown {
+    let mut shown = ErrorBody {
         code,
         message: &message,
         status: None,
@@ -86,7 +87,7 @@ pub(crate) fn explain(error: &anyhow::Error, form: Form) -> u8 {
         }
         _ => {}
     }
-    out::json_error(&Report { error: shown });
+    out::json_error(&ErrorLine { error: shown });
     exit_code
 }
 
@@ -94,8 +95,8 @@ pub(crate) fn explain(error: &anyhow::Error, form: Form) -> u8 {
 pub(crate) fn usage_as_json(error: &clap::Error) -> u8 {
     let text = error.render().to_string();
     let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-    out::json_error(&Report {
-        error: Shown {
+    out::json_error(&ErrorLine {
+        error: ErrorBody {
             code: "usage",
             message,
             status: None,
@@ -111,9 +112,11 @@ pub(crate) fn usage_as_json(error: &clap::Error) -> u8 {
 /// What to do about it, where that is a setting.
 fn advice(error: &Error) -> Option<&'static str> {
     match error {
-        Error::Refused { problem, .. } if problem.code == Code::Forbidden => of_forbidden(problem),
-        Error::Refused { problem, .. } => of_status(problem.code.status()),
-        Error::Foreign { status: Some(status), .. } => of_status(status.as_u16()),
+        Error::Refused { problem, .. } if problem.code == Code::Forbidden => {
+            advice_for_forbidden(problem)
+        }
+        Error::Refused { problem, .. } => advice_for_status(problem.code.status()),
+        Error::Foreign { status: Some(status), .. } => advice_for_status(status.as_u16()),
         Error::Unreachable { source, .. } => match source.stage() {
             TransportStage::ProxyAuthentication if source.advice().is_none() => {
                 Some(advice::SET_PROXY)
@@ -139,7 +142,7 @@ pub(crate) struct Losses {
 impl Losses {
     /// The text for a loss.
     pub(crate) fn text(&mut self, loss: &Loss) -> String {
-        let advice = loss.advice().or_else(|| of_refusal(loss));
+        let advice = loss.advice().or_else(|| advice_for_refusal(loss));
         match advice {
             Some(advice) if self.last_advice.as_ref() != Some(&advice) => {
                 let text = format!("{loss} ({advice})");
@@ -166,28 +169,28 @@ pub(crate) fn note_losses(hub: &Controller) -> impl FnMut(&Loss, Duration) + Sen
 }
 
 /// What to do about a status that the hub, or what is in its place, answered a listener.
-fn of_refusal(loss: &Loss) -> Option<String> {
+fn advice_for_refusal(loss: &Loss) -> Option<String> {
     let Loss::Failed(event_source::Error::Refused(refusal)) = loss else { return None };
     if refusal.status.as_u16() != 403 {
-        return of_status(refusal.status.as_u16()).map(str::to_owned);
+        return advice_for_status(refusal.status.as_u16()).map(str::to_owned);
     }
     let problem: Problem = serde_json::from_slice(&refusal.body).ok()?;
-    Some(match of_forbidden(&problem) {
+    Some(match advice_for_forbidden(&problem) {
         Some(advice) => format!("{}; {advice}", problem.detail),
         None => problem.detail,
     })
 }
 
 /// What to do about a status that the hub, or what is in its place, answered.
-fn of_status(status: u16) -> Option<&'static str> {
+fn advice_for_status(status: u16) -> Option<&'static str> {
     match status {
         401 => Some(SET_TOKEN),
-        status => advice::of_network_status(status),
+        status => advice::for_network_status(status),
     }
 }
 
 /// What to do where the hub does not allow it. What it says of a page or a host is advice itself, and no token changes it.
-fn of_forbidden(problem: &Problem) -> Option<&'static str> {
+fn advice_for_forbidden(problem: &Problem) -> Option<&'static str> {
     (connect::sends_token() && !problem.detail.contains(ALLOWED_HOSTS)).then_some(OTHER_TOKEN)
 }
 

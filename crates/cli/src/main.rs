@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         // Help and version are no errors.
         Err(e) if e.use_stderr() && wants_json() => return explain::usage_as_json(&e).into(),
-        Err(e) => return output::of_clap(&e).into(),
+        Err(e) => return output::print_clap_error(&e).into(),
     };
     let form = if cli.json { Form::Json } else { Form::Text };
     out::set_color(cli.color);

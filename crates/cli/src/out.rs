@@ -53,7 +53,7 @@ pub(crate) fn labels(labels: &Labels) -> String {
 /// How far a rollout is.
 pub(crate) fn rollout(rollout: &Rollout) -> String {
     let state = rollout.state.as_str();
-    // The hub does not count them for whoever sees a part of the devices.
+    // The hub does not count them for a token that sees only a part of the devices.
     if rollout.batches == 0 {
         return state.to_owned();
     }
@@ -212,7 +212,7 @@ pub(crate) fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
-/// The same JSON without the characters that control a terminal: the text comes from appliances and from whoever sends to them. (Those
+/// The same JSON without the characters that control a terminal: the text comes from appliances and from senders. (Those
 /// below U+0020 JSON escapes by itself, or they are its white space.)
 pub(crate) fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());

@@ -67,8 +67,8 @@ pub fn stderr_progress(text: impl Display) {
     stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()).ok();
 }
 
-/// Prints what clap has to say: help and version on standard output, a mistake on standard error. Gives the exit code.
-pub fn of_clap(error: &clap::Error) -> u8 {
+/// Prints what clap answers: help and version on standard output, a mistake on standard error. Returns the exit code.
+pub fn print_clap_error(error: &clap::Error) -> u8 {
     let printed = error.print().map_err(StdoutError);
     match unless_pipe_is_closed(printed) {
         Err(e) if !error.use_stderr() => {

@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Replay, form: Form) -> anyhow::Result<u8> {
         // How long it took here, not how old it is.
         Form::Text => out::delivery(&Delivery { created_at: started, ..delivery })?,
     }
-    Ok(exit::of_state(state))
+    Ok(exit::for_state(state))
 }
 
 /// What it is given to and for how long, or why the list does not allow it.

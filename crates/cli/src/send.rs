@@ -20,7 +20,7 @@ use crate::explain::note_losses;
 use crate::out::{self, Form};
 use crate::when::Moment;
 
-/// How long the hub may take to tell whether it has ever seen the device. Only a hint depends on it.
+/// How long the hub may take to answer whether it has ever seen the device. Only a hint depends on it.
 const HINT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A byte order mark, as some editors write it at the start of a file.
 const BOM: char = '\u{feff}';
@@ -96,7 +96,7 @@ pub(crate) async fn run(
         }
         out::note(&format!("not ended yet; follow it with: bellwire watch {}", delivery.command));
     }
-    Ok(exit::of_state(delivery.state))
+    Ok(exit::for_state(delivery.state))
 }
 
 /// The action, if the arguments can be used together, and are as the sender will have meant them. `to` is what stands before

@@ -66,7 +66,7 @@ impl Moment {
     /// Why there is none.
     pub fn next(self, now: Timestamp) -> Result<Timestamp, String> {
         match self {
-            Self::At(at) if at < now => Err(format!("{at} is past; at the hub it is {now}")),
+            Self::At(at) if at < now => Err(format!("{at} is in the past; at the hub it is {now}")),
             Self::At(at) => Ok(at),
             Self::Local(time) => Self::At(zone::full(time)?).next(now),
             Self::Span(span) => Ok(now.after(span)),
@@ -165,11 +165,16 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_before_or_after_and_what_is_past_cannot_come() {
+    fn a_span_is_before_or_after_and_a_time_in_the_past_cannot_come() {
         let now = at("2026-01-31T12:00:00Z");
         let hour = Moment::Span(Duration::from_secs(3600));
         assert_eq!(hour.next(now), Ok(at("2026-01-31T13:00:00Z")));
         assert_eq!(hour.last(now), Ok(at("2026-01-31T11:00:00Z")));
-        assert!(Moment::At(at("2026-01-31T11:59:59Z")).next(now).unwrap_err().contains("is past"));
+        assert!(
+            Moment::At(at("2026-01-31T11:59:59Z"))
+                .next(now)
+                .unwrap_err()
+                .contains("is in the past")
+        );
     }
 }

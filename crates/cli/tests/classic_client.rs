@@ -244,7 +244,7 @@ fn certificates_are_checked_with_the_flag_and_warned_about_without() {
 }
 
 #[test]
-fn debug_tells_of_comments_and_usage_is_2() {
+fn debug_logs_comments_and_usage_is_2() {
     let (_server, port) = scripted(json!([{"body": ": keepalive 1.00\r\n\r\n"}, {"status": 404}]));
     let log = log(&["-d", "-P", &port, "tok"]);
     let comment = "DEBUG:eventsource.client:received comment: keepalive 1.00";

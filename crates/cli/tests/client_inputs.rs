@@ -1,5 +1,5 @@
 //! Promise: what a client command reads (a token, data, a context, a time) is taken from where people put it, and what it did
-//! is said when it was done.
+//! is reported when it was done.
 #![cfg(feature = "hub")]
 #![allow(
     clippy::unwrap_used,

@@ -107,13 +107,16 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn how_many_match_is_said_first_and_nothing_is_sent_without_a_yes() {
+fn how_many_match_is_shown_first_and_nothing_is_sent_without_a_yes() {
     let hub = fleet();
     let lyon = |args: &[&str]| hub.run(&[&["send", "-l", "site=lyon", "ping"], args].concat());
     let unasked = lyon(&[]);
     assert_eq!(code(&unasked), 2, "{unasked:?}");
-    let said = stderr(&unasked);
-    assert!(said.contains("2 appliances, 0 of them online") && said.contains("--yes"), "{said}");
+    let output = stderr(&unasked);
+    assert!(
+        output.contains("2 appliances, 0 of them online") && output.contains("--yes"),
+        "{output}"
+    );
     let listed = lyon(&["--dry-run"]);
     assert_eq!((code(&listed), stdout(&listed).as_str()), (0, "a  site=lyon\nb  site=lyon\n"));
     let none = hub.run(&["send", "-l", "site=mars", "ping", "--yes"]);
@@ -157,12 +160,12 @@ fn at_the_end_there_is_a_table_of_what_failed_and_the_code_of_the_worst() {
     let unknown = json!({"code": "unknown_action", "message": null});
     hub.report(&id, "c", &json!({"state": "rejected", "error": unknown}));
     sending.wait_for("done: ");
-    let said = sending.output();
-    let line = |part: &str| said.lines().find(|line| line.contains(part)).map(str::to_owned);
+    let output = sending.output();
+    let line = |part: &str| output.lines().find(|line| line.contains(part)).map(str::to_owned);
     let (b, c) = (line("no space left").unwrap(), line("unknown_action").unwrap());
-    assert!(b.starts_with("b ") && b.contains("failed") && b.contains(" 3 "), "{said}");
-    assert!(c.starts_with("c ") && c.contains("rejected"), "{said}");
-    assert!(line("unpacking").is_none(), "the last line alone: {said}");
+    assert!(b.starts_with("b ") && b.contains("failed") && b.contains(" 3 "), "{output}");
+    assert!(c.starts_with("c ") && c.contains("rejected"), "{output}");
+    assert!(line("unpacking").is_none(), "the last line alone: {output}");
     assert_eq!(sending.wait().code(), Some(1), "failed is worse than rejected");
 
     let results = hub.run(&["results", &id, "--failed", "--csv"]);
@@ -175,7 +178,7 @@ fn at_the_end_there_is_a_table_of_what_failed_and_the_code_of_the_worst() {
 }
 
 #[test]
-fn whoever_waits_no_longer_gets_the_code_of_what_has_not_ended() {
+fn a_wait_that_elapses_ends_with_the_code_of_what_has_not_ended() {
     let hub = fleet();
     let waited = hub.run(&["send", "--all", "ping", "--yes", "--wait", "1s"]);
     assert_eq!(code(&waited), 4, "{waited:?}");
@@ -236,7 +239,7 @@ fn ctrl_c_asks_whether_to_leave_it_pause_it_or_abort_it() {
     assert_eq!(ended, 4, "{screen}");
     assert!(screen.contains("not ended yet; follow it with: bellwire watch"), "{screen}");
 
-    // Left alone it goes on; whoever aborts it sees its end.
+    // Without an intervention it goes on; the client that aborts it sees its end.
     let mut terminal = hub.on_terminal(&send);
     let second = wait_until("a second command", || match hub.commands().as_slice() {
         [second, _, _] => Ok(id_of(second)),

@@ -226,7 +226,7 @@ fn status_says_why_a_command_waits() {
 fn a_command_for_later_is_refused_when_its_time_is_past_and_nothing_is_stored() {
     let hub = Hub::start();
     let past = hub.run(&["send", "k", "ping", "--at", "2020-01-01T00:00:00Z"]);
-    assert!(code(&past) == 2 && stderr(&past).contains("is past"), "{past:?}");
+    assert!(code(&past) == 2 && stderr(&past).contains("is in the past"), "{past:?}");
     assert_eq!(code(&hub.run(&["send", "k", "ping", "--at", "teatime"])), 2);
     assert!(stdout(&hub.run(&["commands", "--json"])).is_empty());
     let stored = hub.run(&["send", "k", "note", "text", "--at", "23:59", "--ttl", "60"]);
@@ -336,7 +336,7 @@ fn a_context_names_the_hub_until_another_is_named() {
     assert_eq!(members(&listed, "name"), ["away", "prod"]);
     let file = home.join(".config/bellwire/contexts.toml");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    // One that was restored with open modes is closed, and that is said.
+    // One that was restored with open modes is closed, and that is reported.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let noticed = run(&["context", "list"]);
     assert!(stderr(&noticed).contains("could be read by others"), "{noticed:?}");
@@ -377,9 +377,9 @@ fn a_token_goes_with_every_request_and_a_401_names_the_setting() {
         let request = requests.recv().unwrap().to_lowercase();
         let sent = request.lines().find_map(|line| line.strip_prefix("authorization: bearer "));
         assert_eq!(sent, token, "{args:?} sent {request}");
-        let said = stderr(&refused);
-        assert!(code(&refused) == 1 && said.contains("--token-file"), "{args:?}: {refused:?}");
-        assert!(!said.contains("bw_"), "{said}");
+        let message = stderr(&refused);
+        assert!(code(&refused) == 1 && message.contains("--token-file"), "{args:?}: {refused:?}");
+        assert!(!message.contains("bw_"), "{message}");
     }
 }
 
@@ -396,21 +396,24 @@ fn a_407_names_the_setting() {
         let proxy = format!("http://{proxy}");
         command.env_remove("NO_PROXY").env("HTTP_PROXY", &proxy).env("HTTPS_PROXY", &proxy);
         let refused = command.output().unwrap();
-        let said = stderr(&refused);
-        assert!(code(&refused) == 6 && said.contains(variable), "{hub}: {refused:?}");
+        let message = stderr(&refused);
+        assert!(code(&refused) == 6 && message.contains(variable), "{hub}: {refused:?}");
     }
 }
 
-/// It was sent as it was, or a header was said to be wrong.
+/// It was sent as it was, or the message was about a header.
 #[test]
 fn a_token_variable_that_is_no_token_is_named_and_not_shown() {
     let home = tempfile::tempdir().unwrap();
     for token in ["two words", "s3cr\u{e9}t", "line\nbreak"] {
         let mut command = bellwire(home.path(), &["health", "--hub", "http://127.0.0.1:1"]);
         let refused = command.env("BELLWIRE_TOKEN", token).output().unwrap();
-        let said = stderr(&refused);
-        assert!(code(&refused) == 2 && said.contains("BELLWIRE_TOKEN cannot be used"), "{said}");
-        assert!(!said.contains(token), "{said}");
+        let message = stderr(&refused);
+        assert!(
+            code(&refused) == 2 && message.contains("BELLWIRE_TOKEN cannot be used"),
+            "{message}"
+        );
+        assert!(!message.contains(token), "{message}");
     }
 }
 
@@ -451,10 +454,10 @@ fn a_hub_with_an_authority_of_its_own_is_trusted_by_ca_file() {
 
     let run = |args: &[&str]| bellwire(folder.path(), args).output().unwrap();
     let untrusted = run(&["health", "--hub", &url]);
-    let said = stderr(&untrusted);
-    assert!(code(&untrusted) == 6 && said.contains("--ca-file"), "{untrusted:?}");
+    let message = stderr(&untrusted);
+    assert!(code(&untrusted) == 6 && message.contains("--ca-file"), "{untrusted:?}");
     // Once it ended in the words of the TLS library.
-    assert!(!said.contains("OtherError") && !said.contains("is it running"), "{said}");
+    assert!(!message.contains("OtherError") && !message.contains("is it running"), "{message}");
     let ca = fixture("ca.pem").to_str().unwrap().to_owned();
     let trusted = run(&["health", "--hub", &url, "--ca-file", &ca]);
     assert_eq!(code(&trusted), 0, "{trusted:?}");

@@ -120,7 +120,7 @@ fn labels_of_one_device_are_set_and_removed_and_all_others_stay() {
     let shown = hub.run(&["label", "b", "os-", "--dry-run"]);
     assert_eq!((code(&shown), stdout(&shown).as_str()), (0, "b  site=lyon\n"));
     assert_eq!(hub.labels("b"), json!({"os": "deb12", "site": "lyon"}));
-    for (args, said) in [
+    for (args, message) in [
         (&["label", "b"][..], "KEY=VALUE"),
         (&["label", "b", "site"], "site=VALUE"),
         (&["label", "b", "site=a b"], "letter or digit"),
@@ -129,14 +129,14 @@ fn labels_of_one_device_are_set_and_removed_and_all_others_stay() {
     ] {
         let refused = hub.run(args);
         assert_eq!(code(&refused), 2, "{args:?}: {refused:?}");
-        assert!(stderr(&refused).contains(said), "{args:?}: {refused:?}");
+        assert!(stderr(&refused).contains(message), "{args:?}: {refused:?}");
     }
     let unknown = hub.run(&["label", "ghost", "site=lyon"]);
     assert_eq!(code(&unknown), 1, "{unknown:?}");
 }
 
 #[test]
-fn labels_of_many_are_changed_after_it_is_said_how_many_and_agreed_to() {
+fn labels_of_many_are_changed_after_their_number_is_shown_and_confirmed() {
     let hub = fleet();
     let many = |args: &[&str]| hub.run(&[&["label", "-l", "site=lyon"], args].concat());
     let unasked = many(&["site=paris"]);

@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_tells_each_command_once_however_its_bytes_are_cut() {
+    fn a_stream_yields_each_command_once_however_its_bytes_are_cut() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut far, _) = listener.accept().unwrap();

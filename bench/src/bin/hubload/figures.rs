@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_latency_is_told_in_milliseconds() {
+    fn a_latency_is_printed_in_milliseconds() {
         let Latency { p50_ms, p99_ms } = Latency::of((1..=1000).rev().collect());
         assert_eq!((p50_ms, p99_ms), (0.501, 0.991));
     }

@@ -69,7 +69,7 @@ pub(crate) fn run(folder: &Path) -> anyhow::Result<()> {
                 Token(at) => floor.on_readable(at),
             }
         }
-        floor.store_and_tell()?;
+        floor.store_and_reply()?;
     }
 }
 
@@ -124,7 +124,7 @@ impl Floor {
         }
     }
 
-    fn store_and_tell(&mut self) -> anyhow::Result<()> {
+    fn store_and_reply(&mut self) -> anyhow::Result<()> {
         if self.gathered.is_empty() {
             return Ok(());
         }

@@ -139,7 +139,7 @@ fn measure(args: &Args) -> anyhow::Result<()> {
             eprintln!("round {} of {}: {kind}", round + 1, args.rounds);
             let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
             let server = Server::start(kind, &bellwire, &parent, &[])?;
-            let figures = one_round(args, &server).with_context(|| server.last_words(kind))?;
+            let figures = one_round(args, &server).with_context(|| server.log_tail(kind))?;
             report.add(kind, figures);
         }
     }
@@ -161,8 +161,8 @@ fn measure_queue(args: &Args, bellwire: &Path, queued: usize) -> anyhow::Result<
         let queue_max = queued.max(queue::EXCHANGES + queue::SHORT).to_string();
         let settings = [("BELLWIRE_QUEUE_MAX", queue_max.as_str())];
         let server = Server::start(Kind::Hub, bellwire, &parent, &settings)?;
-        let measured = queue::measure(server.address(), queued)
-            .with_context(|| server.last_words(Kind::Hub))?;
+        let measured =
+            queue::measure(server.address(), queued).with_context(|| server.log_tail(Kind::Hub))?;
         let [sends, reports] = measured.ratios();
         send_ratios.push(sends);
         report_ratios.push(reports);
@@ -192,7 +192,7 @@ fn measure_many(args: &Args, bellwire: &Path, devices: usize) -> anyhow::Result<
         let parent = args.folder.clone().unwrap_or_else(std::env::temp_dir);
         let server = Server::start(Kind::Hub, bellwire, &parent, &[])?;
         let figures =
-            many::measure(&server, devices).with_context(|| server.last_words(Kind::Hub))?;
+            many::measure(&server, devices).with_context(|| server.log_tail(Kind::Hub))?;
         rounds.push(figures);
     }
     println!(

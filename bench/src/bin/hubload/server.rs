@@ -119,7 +119,7 @@ impl Server {
     }
 
     /// What it logged, for an error's message.
-    pub(crate) fn last_words(&self, kind: Kind) -> String {
+    pub(crate) fn log_tail(&self, kind: Kind) -> String {
         let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
         let last: Vec<&str> = log.lines().rev().take(3).collect();
         format!("the {kind} (its log ends with {last:?})")

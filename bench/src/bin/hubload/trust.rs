@@ -87,7 +87,7 @@ fn with_or_without_tokens(args: &Args, bellwire: &Path, closed: bool) -> anyhow:
     } else {
         client
     };
-    load(args, &server, client).with_context(|| server.last_words(Kind::Hub))
+    load(args, &server, client).with_context(|| server.log_tail(Kind::Hub))
 }
 
 fn over_tls(args: &Args, bellwire: &Path, floor: bool) -> anyhow::Result<Tls> {

@@ -1,5 +1,5 @@
 //! Which hub, with which credentials: the options of everything that talks to one. What they mean together is decided in
-//! `connect.rs`; nothing is read here, so that a flag and a variable can be told apart there.
+//! `connect.rs`; nothing is read here, so that a flag and a variable can be distinguished there.
 
 use std::path::PathBuf;
 

@@ -17,7 +17,7 @@ mod send;
 mod serve;
 mod window;
 
-pub use access::{Access, TokenCommand, TokenCreate, TokenPlace};
+pub use access::{Access, TokenCommand, TokenCreate, TokenTarget};
 pub use audit::Audit;
 pub use registry::{Export, Import, Label, LabelsArgs, TransferCommand};
 pub use results::Results;
@@ -66,13 +66,13 @@ pub enum FleetCommand {
     Label(Label),
     /// Show which labels there are, and how many appliances have them.
     Labels(LabelsArgs),
-    /// Make, list and revoke tokens: what a hub asks of whoever calls it.
+    /// Make, list and revoke access tokens.
     Token {
         /// What to do with them.
         #[command(subcommand)]
         command: TokenCommand,
     },
-    /// Tell in plain words who may do what to whom.
+    /// Show which tokens may do what, to which appliances.
     Access(Access),
     /// Show who did what, and what was refused.
     Audit(Audit),

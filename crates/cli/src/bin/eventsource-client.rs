@@ -210,7 +210,7 @@ fn log_advice(error: &Error, last: &mut Option<String>) {
             403 => {
                 serde_json::from_slice(&refusal.body).ok().map(|problem: Problem| problem.detail)
             }
-            status => advice::of_network_status(status).map(str::to_owned),
+            status => advice::for_network_status(status).map(str::to_owned),
         },
         // That names settings which this program does not have; the error itself names the fault.
         Error::Transport(error) if error.certificate_fault().is_some() => None,

@@ -127,7 +127,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         if !address.ip().is_loopback() {
             warn!(
                 target: LISTENER,
-                "no authentication: whoever reaches this address may listen and send; -H 127.0.0.1 admits this machine alone"
+                "no authentication: every client that reaches this address may listen and send; -H 127.0.0.1 admits this machine alone"
             );
         }
     }

@@ -25,7 +25,7 @@ pub fn init(debug: bool) {
         .with_target("bellwire", if debug { ours } else { libraries })
         .with_default(libraries);
     let lines = tracing_subscriber::fmt::layer()
-        .event_format(Line)
+        .event_format(LogLine)
         .with_writer(std::io::stderr)
         // That a line was not written would itself be written to standard error, with a panic if that fails.
         .log_internal_errors(false);
@@ -36,9 +36,9 @@ pub fn init(debug: bool) {
 }
 
 /// The format of a line.
-struct Line;
+struct LogLine;
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LogLine
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,

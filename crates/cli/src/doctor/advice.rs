@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use bellwire_client::transport::{CertificateFault, ExaminedStep, TransportError, TransportStage};
 use http::StatusCode;
 
-use super::ways::Target;
+use super::routes::HubEndpoint;
 
 /// The page that has what to set in the programs of a network.
 const SECTION: &str =
@@ -31,7 +31,7 @@ impl Advice {
     }
 
     /// The hub may be down: that is to be ruled out first.
-    fn hub_first(meaning: impl AsRef<str>, remedy: String, to: &Target) -> Self {
+    fn hub_first(meaning: impl AsRef<str>, remedy: String, to: &HubEndpoint) -> Self {
         let meaning = format!("{CHECK_HUB} {}", meaning.as_ref());
         if to.is_here() {
             Self::only(meaning.trim_end())
@@ -46,8 +46,9 @@ impl Advice {
     }
 }
 
-impl Target {
-    fn at(&self) -> String {
+impl HubEndpoint {
+    /// Host and port, for a sentence.
+    fn address(&self) -> String {
         format!(
             "{}, TCP port {} ({})",
             self.host,
@@ -62,8 +63,8 @@ impl Target {
         bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// Who answers for what happens to bytes.
-    fn by(&self) -> String {
+    /// What passes the bytes on, and is responsible for what happens to them.
+    fn intermediary(&self) -> String {
         match &self.proxy {
             Some(proxy) => format!("the proxy {proxy}"),
             None => String::from("a middlebox between this appliance and the internet"),
@@ -72,7 +73,7 @@ impl Target {
 }
 
 /// There is no proxy from a PAC file; `setting` is `pac+` and where the file is.
-pub(super) fn of_pac(setting: &str, to: &Target) -> Advice {
+pub(super) fn for_unusable_pac(setting: &str, to: &HubEndpoint) -> Advice {
     let location = setting.strip_prefix("pac+").unwrap_or(setting);
     if !location.starts_with("http") {
         return Advice::only(
@@ -83,14 +84,18 @@ pub(super) fn of_pac(setting: &str, to: &Target) -> Advice {
         "The PAC file cannot be used, so that the proxy is not known. Where it is known, give its own URL with --proxy.",
         format!(
             "Please check the PAC file {location}, or tell us the HTTP proxy that devices use to reach {}.",
-            to.at()
+            to.address()
         ),
     )
 }
 
 /// A step of connecting failed.
-pub(super) fn of_connecting(step: ExaminedStep, error: &TransportError, to: &Target) -> Advice {
-    let at = to.at();
+pub(super) fn for_failed_connection(
+    step: ExaminedStep,
+    error: &TransportError,
+    to: &HubEndpoint,
+) -> Advice {
+    let at = to.address();
     match (step, &to.proxy) {
         (ExaminedStep::Name, Some(proxy)) => Advice::new(
             "The name of the proxy is not found, so that nothing can be sent.",
@@ -124,13 +129,15 @@ pub(super) fn of_connecting(step: ExaminedStep, error: &TransportError, to: &Tar
                 "Please permit outgoing connections from this appliance to {at}, or tell us the HTTP proxy that it has to use."
             ),
         ),
-        (ExaminedStep::Tunnel, proxy) => of_tunnel(error, proxy.as_deref().unwrap_or_default(), to),
-        _ => of_tls(error, to),
+        (ExaminedStep::Tunnel, proxy) => {
+            for_failed_tunnel(error, proxy.as_deref().unwrap_or_default(), to)
+        }
+        _ => for_failed_tls(error, to),
     }
 }
 
 /// The proxy did not open a tunnel, or did not pass a request on.
-fn of_tunnel(error: &TransportError, proxy: &str, to: &Target) -> Advice {
+fn for_failed_tunnel(error: &TransportError, proxy: &str, to: &HubEndpoint) -> Advice {
     let authority = format!("{}:{}", to.host, to.port);
     let own = error.advice().map(|advice| sentence(&advice));
     match (error.stage(), error.proxy_refusal()) {
@@ -145,8 +152,10 @@ fn of_tunnel(error: &TransportError, proxy: &str, to: &Target) -> Advice {
                 ),
             )
         }
-        (TransportStage::Untrusted, _) => of_tls(error, to),
-        (_, Some(refusal)) if refusal.is_unavailable() => of_unreached(proxy, refusal.status, to),
+        (TransportStage::Untrusted, _) => for_failed_tls(error, to),
+        (_, Some(refusal)) if refusal.is_unavailable() => {
+            for_unreached_hub(proxy, refusal.status, to)
+        }
         (_, None) if error.is_timeout() => Advice::new(
             "The proxy accepts the connection and does not answer: it hangs, or is overloaded, or what listens there is no proxy.",
             format!(
@@ -169,7 +178,7 @@ fn of_tunnel(error: &TransportError, proxy: &str, to: &Target) -> Advice {
 }
 
 /// The proxy would pass it on, and does not reach the hub.
-fn of_unreached(proxy: &str, status: StatusCode, to: &Target) -> Advice {
+fn for_unreached_hub(proxy: &str, status: StatusCode, to: &HubEndpoint) -> Advice {
     let authority = format!("{}:{}", to.host, to.port);
     Advice::hub_first(
         "If it does, the proxy does not find it or may not connect to it.",
@@ -178,13 +187,13 @@ fn of_unreached(proxy: &str, status: StatusCode, to: &Target) -> Advice {
     )
 }
 
-fn of_tls(error: &TransportError, to: &Target) -> Advice {
+fn for_failed_tls(error: &TransportError, to: &HubEndpoint) -> Advice {
     let own = error.advice().map(|advice| sentence(&advice));
     let exempt = |shown: &str| {
         format!(
             "Please exempt {} from TLS inspection and from sign-in pages: {shown}. Or give us the certificate of the authority that your \
              network uses.",
-            to.at()
+            to.address()
         )
     };
     match error.certificate_fault() {
@@ -204,21 +213,21 @@ fn of_tls(error: &TransportError, to: &Target) -> Advice {
             own.unwrap_or_else(|| {
                 String::from("The connection is made, and TLS on it fails: something cuts or drops what is no plain HTTP.")
             }),
-            format!("Please permit HTTPS (TLS) from this appliance to {}.", to.at()),
+            format!("Please permit HTTPS (TLS) from this appliance to {}.", to.address()),
         ),
     }
 }
 
 /// A request got no response.
-pub(super) fn of_request(error: &TransportError, to: &Target) -> Advice {
+pub(super) fn for_unanswered_request(error: &TransportError, to: &HubEndpoint) -> Advice {
     match (error.stage(), &to.proxy) {
         (TransportStage::ProxyAuthentication | TransportStage::ProxyRefused, Some(proxy)) => {
-            of_tunnel(error, proxy, to)
+            for_failed_tunnel(error, proxy, to)
         }
-        (TransportStage::Untrusted, _) => of_tls(error, to),
+        (TransportStage::Untrusted, _) => for_failed_tls(error, to),
         (TransportStage::Encoding, _) => Advice::new(
             "Something compresses what the hub sends.",
-            format!("Please exempt {} from compression by {}.", to.at(), to.by()),
+            format!("Please exempt {} from compression by {}.", to.address(), to.intermediary()),
         ),
         (stage, None) if stage != TransportStage::Encoding && error.advice().is_some() => {
             Advice::only(sentence(&error.advice().unwrap_or_default()))
@@ -227,23 +236,23 @@ pub(super) fn of_request(error: &TransportError, to: &Target) -> Advice {
             "The connection is made, and the request is not answered.",
             format!(
                 "Please let requests from this appliance to {} pass: they are not answered.",
-                to.at()
+                to.address()
             ),
         ),
     }
 }
 
 /// Something else than the hub answered.
-pub(super) fn of_foreign(status: u16, location: Option<&str>, to: &Target) -> Advice {
+pub(super) fn for_foreign_answer(status: u16, location: Option<&str>, to: &HubEndpoint) -> Advice {
     if let (502..=504, Ok(code)) = (status, StatusCode::from_u16(status)) {
         return match &to.proxy {
-            Some(proxy) => of_unreached(proxy, code, to),
+            Some(proxy) => for_unreached_hub(proxy, code, to),
             None => Advice::hub_first(
                 "What answers in its place does not reach it.",
                 format!(
                     "Please let this appliance reach {}: now {} answers with status {status}.",
-                    to.at(),
-                    to.by()
+                    to.address(),
+                    to.intermediary()
                 ),
                 to,
             ),
@@ -260,38 +269,38 @@ pub(super) fn of_foreign(status: u16, location: Option<&str>, to: &Target) -> Ad
         "What answers is not the hub: the sign-in page of a guest network, the block page of a proxy, or another server at this URL.",
         format!(
             "Please let this appliance reach {} without a sign-in or block page: now {} answers in its place with status {status}{redirects}.",
-            to.at(),
-            to.by()
+            to.address(),
+            to.intermediary()
         ),
     )
 }
 
 /// A stream is refused where a ping is not.
-pub(super) fn of_refused_stream(status: u16, to: &Target) -> Advice {
+pub(super) fn for_refused_stream(status: u16, to: &HubEndpoint) -> Advice {
     Advice::new(
         "Event streams are refused. The agent uses the long poll instead, which works without a stream.",
         format!(
             "Please permit responses of the type text/event-stream from {} to this appliance: {} refuses them with status {status}.",
-            to.at(),
-            to.by()
+            to.address(),
+            to.intermediary()
         ),
     )
 }
 
 /// The head of a stream arrived, and then its end.
-pub(super) fn of_cut(to: &Target) -> Advice {
+pub(super) fn for_cut_stream(to: &HubEndpoint) -> Advice {
     Advice::new(
         "Something ends the stream before its first event. The agent uses the long poll instead, which works without a stream.",
         format!(
             "Responses of the type text/event-stream from {} to this appliance are cut off by {}. Please let them stay open.",
-            to.at(),
-            to.by()
+            to.address(),
+            to.intermediary()
         ),
     )
 }
 
 /// Nothing, or too little, of a stream arrived.
-pub(super) fn of_buffered(to: &Target) -> Advice {
+pub(super) fn for_buffered_stream(to: &HubEndpoint) -> Advice {
     let exempt = match to.is_tls {
         true => "exempt it from TLS inspection, or pass its responses on as they arrive",
         false => {
@@ -303,26 +312,26 @@ pub(super) fn of_buffered(to: &Target) -> Advice {
          first as in docs/networks.md, \"Before the hub\". The agent uses the long poll instead, which works without a stream.",
         format!(
             "Responses from {} to this appliance are held back by {}. Please {exempt}.",
-            to.at(),
-            to.by()
+            to.address(),
+            to.intermediary()
         ),
     )
 }
 
 /// What the hub writes arrives late.
-pub(super) fn of_late(to: &Target) -> Advice {
+pub(super) fn for_delayed_stream(to: &HubEndpoint) -> Advice {
     Advice::new(
         "Something holds back what the hub writes.",
         format!(
             "Responses from {} to this appliance are delayed by {}. Please pass them on as they arrive.",
-            to.at(),
-            to.by()
+            to.address(),
+            to.intermediary()
         ),
     )
 }
 
 /// A connection on which nothing passes is ended before its time; the longest silence that it survived.
-pub(super) fn of_idle(survived_s: u64, to: &Target) -> Advice {
+pub(super) fn for_idle_timeout(survived_s: u64, to: &HubEndpoint) -> Advice {
     let meaning = match survived_s {
         15.. => "The hub's heartbeats, one each 15 s, are frequent enough for the stream.",
         HEARTBEAT_HELPS_S.. => {
@@ -337,48 +346,48 @@ pub(super) fn of_idle(survived_s: u64, to: &Target) -> Advice {
         meaning,
         format!(
             "Connections from this appliance to {} end when nothing passes for {survived_s} s or somewhat more. Please allow 60 s or more.",
-            to.at()
+            to.address()
         ),
     )
 }
 
 /// An answer that was held back did not arrive.
-pub(super) fn of_unheld(held_s: u64, to: &Target) -> Advice {
+pub(super) fn for_failed_long_poll(held_s: u64, to: &HubEndpoint) -> Advice {
     Advice::new(
         "The long poll cannot wait for so long; the agent then asks at shorter intervals.",
         format!(
             "Requests from this appliance to {} fail when the answer takes {held_s} s. Please allow 30 s or more until the first byte.",
-            to.at()
+            to.address()
         ),
     )
 }
 
 /// An answer was not written for the request.
-pub(super) fn of_cache(to: &Target) -> Advice {
+pub(super) fn for_cached_answer(to: &HubEndpoint) -> Advice {
     Advice::new(
         "A cache repeats an older answer.",
-        format!("Please exempt {} from the cache of {}.", to.at(), to.by()),
+        format!("Please exempt {} from the cache of {}.", to.address(), to.intermediary()),
     )
 }
 
-pub(super) fn of_old_hub() -> Advice {
+pub(super) fn for_old_hub() -> Advice {
     Advice::only(
         "It says nothing about the network. Update the hub to find out whether a stream works.",
     )
 }
 
-pub(super) fn of_busy_hub() -> Advice {
+pub(super) fn for_busy_hub() -> Advice {
     Advice::only("It says nothing about the network. Try again later.")
 }
 
 /// The hub has no such resource.
-pub(super) fn of_wrong_path() -> Advice {
+pub(super) fn for_wrong_path() -> Advice {
     Advice::only(
         "It is a hub, and the path of the URL is wrong: leave out what follows the host, unless the hub is mounted below a path.",
     )
 }
 
-pub(super) fn of_refusing_hub() -> Advice {
+pub(super) fn for_refusing_hub() -> Advice {
     Advice::only(
         "The network lets it through. It is the hub's configuration that must change, or the URL.",
     )
@@ -395,9 +404,9 @@ fn sentence(rest: &str) -> String {
 mod tests {
     use super::*;
 
-    fn target(is_tls: bool, proxy: Option<&str>) -> Target {
+    fn target(is_tls: bool, proxy: Option<&str>) -> HubEndpoint {
         let port = if is_tls { 443 } else { 80 };
-        Target { host: "hub.test".to_owned(), port, is_tls, proxy: proxy.map(str::to_owned) }
+        HubEndpoint { host: "hub.test".to_owned(), port, is_tls, proxy: proxy.map(str::to_owned) }
     }
 
     #[test]
@@ -405,28 +414,32 @@ mod tests {
         let error = |stage| TransportError::new(stage, "on purpose");
         let direct = target(true, None);
         let proxied = target(true, Some("http://p.test:3128/"));
-        let tcp = of_connecting(ExaminedStep::Tcp, &error(TransportStage::Connect), &direct);
-        let tunnel =
-            of_connecting(ExaminedStep::Tunnel, &error(TransportStage::ProxyRefused), &proxied);
+        let tcp =
+            for_failed_connection(ExaminedStep::Tcp, &error(TransportStage::Connect), &direct);
+        let tunnel = for_failed_connection(
+            ExaminedStep::Tunnel,
+            &error(TransportStage::ProxyRefused),
+            &proxied,
+        );
         for (advice, parts) in [
             (tcp, &["permit outgoing", "hub.test, TCP port 443 (HTTPS)"][..]),
             (tunnel, &["CONNECT to hub.test:443", "http://p.test:3128/"]),
             (
-                of_buffered(&target(false, None)),
+                for_buffered_stream(&target(false, None)),
                 &["held back", "hub.test, TCP port 80 (HTTP)", "CONNECT"],
             ),
             (
-                of_foreign(302, Some("http://portal.test/"), &direct),
+                for_foreign_answer(302, Some("http://portal.test/"), &direct),
                 &["status 302", "portal.test", "hub.test"],
             ),
-            (of_refused_stream(403, &direct), &["text/event-stream", "status 403"]),
+            (for_refused_stream(403, &direct), &["text/event-stream", "status 403"]),
             (
-                of_pac("pac+http://w.test/wpad.dat", &direct),
+                for_unusable_pac("pac+http://w.test/wpad.dat", &direct),
                 &["file http://w.test/wpad.dat,", "443"],
             ),
-            (of_cut(&direct), &["text/event-stream", "hub.test", "cut off", "stay open"]),
-            (of_idle(5, &direct), &["nothing passes for 5 s", "60 s or more"]),
-            (of_unheld(25, &direct), &["the answer takes 25 s", "30 s or more"]),
+            (for_cut_stream(&direct), &["text/event-stream", "hub.test", "cut off", "stay open"]),
+            (for_idle_timeout(5, &direct), &["nothing passes for 5 s", "60 s or more"]),
+            (for_failed_long_poll(25, &direct), &["the answer takes 25 s", "30 s or more"]),
         ] {
             let remedy = advice.remedy.unwrap();
             assert!(remedy.contains("docs/networks.md"), "{remedy}");
@@ -439,27 +452,32 @@ mod tests {
 
     /// With the hub down, the owner of the network was asked to change the proxy.
     #[test]
-    fn a_hub_that_may_be_down_is_to_be_checked_before_anybody_is_asked() {
+    fn a_hub_that_may_be_down_is_to_be_checked_before_the_owner_is_asked() {
         let proxied = target(false, Some("http://p.test:3128/"));
         for status in [502, 503, 504] {
             for to in [&proxied, &target(false, None)] {
-                let Advice { meaning, remedy } = of_foreign(status, None, to);
+                let Advice { meaning, remedy } = for_foreign_answer(status, None, to);
                 assert!(meaning.unwrap().starts_with(CHECK_HUB));
                 assert!(remedy.unwrap().contains(&status.to_string()));
             }
         }
         for here in ["localhost", "127.0.0.1", "[::1]"] {
-            let here = Target { host: here.to_owned(), ..proxied.clone() };
-            let Advice { meaning, remedy } = of_foreign(503, None, &here);
+            let here = HubEndpoint { host: here.to_owned(), ..proxied.clone() };
+            let Advice { meaning, remedy } = for_foreign_answer(503, None, &here);
             assert!(meaning.unwrap().starts_with(CHECK_HUB) && remedy.is_none(), "{here:?}");
         }
-        assert!(!of_foreign(200, None, &proxied).meaning.unwrap().contains(CHECK_HUB));
+        assert!(!for_foreign_answer(200, None, &proxied).meaning.unwrap().contains(CHECK_HUB));
     }
 
     #[test]
     fn a_short_idle_limit_says_which_setting_helps_the_agent() {
-        assert!(of_idle(9, &target(true, None)).meaning.unwrap().contains("heartbeat = \"5s\""));
-        assert!(of_idle(5, &target(true, None)).meaning.unwrap().contains("long poll"));
-        assert!(!of_idle(30, &target(true, None)).meaning.unwrap().contains("agent.toml"));
+        assert!(
+            for_idle_timeout(9, &target(true, None))
+                .meaning
+                .unwrap()
+                .contains("heartbeat = \"5s\"")
+        );
+        assert!(for_idle_timeout(5, &target(true, None)).meaning.unwrap().contains("long poll"));
+        assert!(!for_idle_timeout(30, &target(true, None)).meaning.unwrap().contains("agent.toml"));
     }
 }

@@ -1,4 +1,4 @@
-//! One way, step by step, until one fails that the next ones need.
+//! One route, step by step, until one fails that the next ones need.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use bellwire_client::transport::ExaminedStep;
 use tokio::time::Instant;
 
 use super::advice::{self, Advice};
-use super::report::{self, Step, Verdict, WayReport};
+use super::report::{self, BestCarrier, RouteReport, Step};
+use super::routes::{HubEndpoint, HubRoute};
 use super::screen::Screen;
-use super::trial::{self, Failure, Idle, Lags};
-use super::ways::{Target, Way};
+use super::trial::{self, Idle, Lags, TrialFailure};
 use crate::out;
 
 /// How long the answer of the test of the long poll is held back; with `--idle` up to the agent's own 25 s.
@@ -19,8 +19,8 @@ const HELD_MAX: Duration = Duration::from_secs(25);
 const SILENCES_S: [u64; 2] = [15, 30];
 
 pub(super) struct Examiner<'a> {
-    way: &'a Way,
-    target: Target,
+    route: &'a HubRoute,
+    endpoint: HubEndpoint,
     screen: Screen,
     idle: Option<Duration>,
     steps: Vec<Step>,
@@ -30,58 +30,59 @@ pub(super) struct Examiner<'a> {
 type Outcome = Result<String, (String, Advice)>;
 
 impl<'a> Examiner<'a> {
-    pub(super) fn new(way: &'a Way, screen: Screen, idle: Option<Duration>) -> Self {
-        Self { way, target: way.target(), screen, idle, steps: Vec::new() }
+    pub(super) fn new(route: &'a HubRoute, screen: Screen, idle: Option<Duration>) -> Self {
+        Self { route, endpoint: route.endpoint(), screen, idle, steps: Vec::new() }
     }
 
-    /// Examines the way.
+    /// Examines the route.
     ///
     /// # Errors
     /// When standard output cannot be written.
-    pub(super) async fn run(mut self) -> anyhow::Result<WayReport> {
-        let (hub, route) = (self.way.hub.to_string(), self.way.route.clone());
+    pub(super) async fn run(mut self) -> anyhow::Result<RouteReport> {
+        let (hub, choice) = (self.route.hub.to_string(), self.route.choice.clone());
         if self.screen.is_shown() {
-            report::heading(&hub, &self.way.through(), &route.reason)?;
+            report::heading(&hub, &self.route.through(), &choice.reason)?;
         }
-        let verdict = self.verdict().await?;
+        let verdict = self.best_carrier().await?;
         if self.screen.is_shown() {
-            report::print_verdict(verdict)?;
+            report::print_best_carrier(verdict)?;
         }
-        Ok(WayReport {
+        Ok(RouteReport {
             hub,
-            setting: self.way.proxy.clone(),
-            proxy: route.proxy,
-            reason: route.reason,
+            setting: self.route.proxy.clone(),
+            proxy: choice.proxy,
+            reason: choice.reason,
             steps: self.steps,
             verdict,
         })
     }
 
-    async fn verdict(&mut self) -> anyhow::Result<Verdict> {
-        if let Some(fault) = &self.way.fault {
-            let outcome = Err((fault.clone(), advice::of_pac(&self.way.proxy, &self.target)));
+    async fn best_carrier(&mut self) -> anyhow::Result<BestCarrier> {
+        if let Some(fault) = &self.route.fault {
+            let outcome =
+                Err((fault.clone(), advice::for_unusable_pac(&self.route.proxy, &self.endpoint)));
             self.ended("pac", Duration::ZERO, outcome)?;
-            return Ok(Verdict::None);
+            return Ok(BestCarrier::None);
         }
         if !self.connects().await? {
-            return Ok(Verdict::None);
+            return Ok(BestCarrier::None);
         }
-        let Some(exchange) = self.pings().await? else { return Ok(Verdict::None) };
+        let Some(exchange) = self.pings().await? else { return Ok(BestCarrier::None) };
         let streams = self.streams(exchange).await?;
         if let (Some(Streams::Good { compat }), Some(idle)) = (&streams, self.idle) {
             self.stays_idle(idle, *compat).await?;
         }
         self.polls().await?;
         Ok(match streams {
-            Some(Streams::Good { .. }) => Verdict::Stream,
-            Some(Streams::Not) => Verdict::Poll,
-            None => Verdict::Ping,
+            Some(Streams::Good { .. }) => BestCarrier::Stream,
+            Some(Streams::Not) => BestCarrier::Poll,
+            None => BestCarrier::Ping,
         })
     }
 
     /// Name, TCP, the proxy's tunnel, TLS.
     async fn connects(&mut self) -> anyhow::Result<bool> {
-        let mut examination = self.way.transport.examine(&self.way.url);
+        let mut examination = self.route.transport.examine(&self.route.url);
         while let Some(step) = examination.upcoming() {
             let (name, waits_for) = match step {
                 ExaminedStep::Name => ("name", "the name"),
@@ -92,7 +93,7 @@ impl<'a> Examiner<'a> {
             let begun = Instant::now();
             let outcome = self.screen.wait(waits_for, examination.advance()).await;
             let outcome = outcome.map_err(|error| {
-                (error.to_string(), advice::of_connecting(step, &error, &self.target))
+                (error.to_string(), advice::for_failed_connection(step, &error, &self.endpoint))
             });
             if !self.ended(name, begun.elapsed(), outcome)? {
                 return Ok(false);
@@ -104,14 +105,16 @@ impl<'a> Examiner<'a> {
     /// How long a ping took, if the hub answered it.
     async fn pings(&mut self) -> anyhow::Result<Option<Duration>> {
         let begun = Instant::now();
-        let answer = self.screen.wait("an answer", trial::ping(self.way, None)).await;
+        let answer = self.screen.wait("an answer", trial::ping(self.route, None)).await;
         let took = begun.elapsed();
-        let scheme = self.way.transport.proxy_scheme(&self.way.url);
-        let by = scheme.filter(|_| !self.target.is_tls);
+        let scheme = self.route.transport.proxy_scheme(&self.route.url);
+        let by = scheme.filter(|_| !self.endpoint.is_tls);
         let by = by.map(|s| format!("; the proxy accepts user and password by {s}"));
         let outcome = match answer {
             Ok(pong) => Ok(format!("{} answers{}", pong.hub, by.unwrap_or_default())),
-            Err(failure) => Err(self.failed(failure, advice::of_unheld(0, &self.target))),
+            Err(failure) => {
+                Err(self.failed(failure, advice::for_failed_long_poll(0, &self.endpoint)))
+            }
         };
         Ok(self.ended("ping", took, outcome)?.then_some(took))
     }
@@ -120,12 +123,12 @@ impl<'a> Examiner<'a> {
     async fn streams(&mut self, exchange: Duration) -> anyhow::Result<Option<Streams>> {
         for compat in [false, true] {
             let begun = Instant::now();
-            let waiting = self.screen.wait("a stream, up to 13 s", trial::open(self.way, compat));
+            let waiting = self.screen.wait("a stream, up to 13 s", trial::open(self.route, compat));
             let name = if compat { "padded" } else { "stream" };
             let opened = match waiting.await {
                 Ok(opened) => opened,
                 Err(failure) => {
-                    let untested = matches!(failure, Failure::TooOld | Failure::Busy(_));
+                    let untested = matches!(failure, TrialFailure::TooOld | TrialFailure::Busy(_));
                     let outcome = Err(self.no_stream(failure));
                     self.ended(name, begun.elapsed(), outcome)?;
                     return Ok((!untested).then_some(Streams::Not));
@@ -149,21 +152,21 @@ impl<'a> Examiner<'a> {
         Ok(Some(Streams::Not))
     }
 
-    fn no_stream(&self, failure: Failure) -> (String, Advice) {
+    fn no_stream(&self, failure: TrialFailure) -> (String, Advice) {
         match failure {
             // The ping before it came through, so that it is the stream that is refused.
-            Failure::Foreign { status, location: None } if !status.is_success() => {
-                let advice = advice::of_refused_stream(status.as_u16(), &self.target);
+            TrialFailure::Foreign { status, location: None } if !status.is_success() => {
+                let advice = advice::for_refused_stream(status.as_u16(), &self.endpoint);
                 (format!("status {status}, and not from the hub"), advice)
             }
-            failure => self.failed(failure, advice::of_buffered(&self.target)),
+            failure => self.failed(failure, advice::for_buffered_stream(&self.endpoint)),
         }
     }
 
     fn late(&self, lags: &Lags, compat: bool) -> Advice {
         let advice = match lags.ms.len() {
-            0..=2 => advice::of_buffered(&self.target),
-            _ => advice::of_late(&self.target),
+            0..=2 => advice::for_buffered_stream(&self.endpoint),
+            _ => advice::for_delayed_stream(&self.endpoint),
         };
         if compat {
             return advice;
@@ -182,7 +185,7 @@ impl<'a> Examiner<'a> {
         let shorter = SILENCES_S.into_iter().map(Duration::from_secs);
         let mut silences: Vec<_> = shorter.filter(|silence| *silence < idle).collect();
         silences.push(idle);
-        let trials = silences.iter().map(|silence| trial::idle(self.way, *silence, compat));
+        let trials = silences.iter().map(|silence| trial::idle(self.route, *silence, compat));
         let label = format!("a connection on which nothing passes, {}", out::span(idle));
         let found = self.screen.wait(&label, futures_util::future::join_all(trials)).await;
         let mut survived = Duration::ZERO;
@@ -202,11 +205,12 @@ impl<'a> Examiner<'a> {
                 }
                 // A trial that could not be made says nothing about silences.
                 Err(failure) => {
-                    outcome = Err(self.failed(failure, advice::of_buffered(&self.target)));
+                    outcome =
+                        Err(self.failed(failure, advice::for_buffered_stream(&self.endpoint)));
                     break;
                 }
             };
-            outcome = Err((detail, advice::of_idle(survived.as_secs(), &self.target)));
+            outcome = Err((detail, advice::for_idle_timeout(survived.as_secs(), &self.endpoint)));
             break;
         }
         self.ended("idle", begun.elapsed(), outcome)?;
@@ -217,59 +221,61 @@ impl<'a> Examiner<'a> {
         let held = self.idle.map_or(HELD, |idle| idle.clamp(HELD, HELD_MAX));
         let begun = Instant::now();
         let label = format!("an answer that the hub holds back for {}", out::span(held));
-        let answer = self.screen.wait(&label, trial::ping(self.way, Some(held))).await;
+        let answer = self.screen.wait(&label, trial::ping(self.route, Some(held))).await;
+        let took = begun.elapsed();
+        let silent = advice::for_failed_long_poll(held.as_secs(), &self.endpoint);
         let outcome = match answer {
-            Ok(_) => Ok(format!("answered after {}", out::span(begun.elapsed()))),
-            Err(failure) => {
-                Err(self.failed(failure, advice::of_unheld(held.as_secs(), &self.target)))
-            }
+            Ok(_) => Ok(format!("answered after {}", out::span(took))),
+            Err(failure) => Err(self.failed(failure, silent)),
         };
-        self.ended("poll", begun.elapsed(), outcome)?;
+        self.ended("poll", took, outcome)?;
         Ok(())
     }
 
     /// What a failure is, and what it means; `silent` if nothing came.
-    fn failed(&self, failure: Failure, silent: Advice) -> (String, Advice) {
-        let to = &self.target;
+    fn failed(&self, failure: TrialFailure, silent: Advice) -> (String, Advice) {
+        let to = &self.endpoint;
         match failure {
-            Failure::Transport(error) => (error.to_string(), advice::of_request(&error, to)),
-            Failure::Silent { after, head: false } => {
+            TrialFailure::Transport(error) => {
+                (error.to_string(), advice::for_unanswered_request(&error, to))
+            }
+            TrialFailure::Silent { after, head: false } => {
                 (format!("nothing arrived within {}", out::span(after)), silent)
             }
-            Failure::Silent { after, head: true } => (
+            TrialFailure::Silent { after, head: true } => (
                 format!(
                     "the head of the response arrived, and no more within {}",
                     out::span(after)
                 ),
                 silent,
             ),
-            Failure::Ended => {
+            TrialFailure::Ended => {
                 let detail = String::from("the stream ended before its first event");
-                (detail, advice::of_cut(to))
+                (detail, advice::for_cut_stream(to))
             }
-            Failure::Foreign { status, location } => {
+            TrialFailure::Foreign { status, location } => {
                 let detail = format!("status {status}, and not from the hub");
-                (detail, advice::of_foreign(status.as_u16(), location.as_deref(), to))
+                (detail, advice::for_foreign_answer(status.as_u16(), location.as_deref(), to))
             }
-            Failure::Replayed => {
+            TrialFailure::Replayed => {
                 let detail = String::from("the answer belongs to another request");
-                (detail, advice::of_cache(to))
+                (detail, advice::for_cached_answer(to))
             }
-            Failure::TooOld => {
+            TrialFailure::TooOld => {
                 let detail = String::from("the hub is too old for this test");
-                (detail, advice::of_old_hub())
+                (detail, advice::for_old_hub())
             }
-            Failure::Busy(status) => (
+            TrialFailure::Busy(status) => (
                 format!("the hub cannot serve this test now (status {status})"),
-                advice::of_busy_hub(),
+                advice::for_busy_hub(),
             ),
-            Failure::WrongPath { status } => (
+            TrialFailure::WrongPath { status } => (
                 format!("the hub answers, and has nothing at this URL (status {status})"),
-                advice::of_wrong_path(),
+                advice::for_wrong_path(),
             ),
-            Failure::Refused { status, detail } => (
+            TrialFailure::Refused { status, detail } => (
                 format!("the hub itself refuses it (status {status}): {detail}"),
-                advice::of_refusing_hub(),
+                advice::for_refusing_hub(),
             ),
         }
     }

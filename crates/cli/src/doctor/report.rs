@@ -1,11 +1,11 @@
-//! What was found: steps, ways, the verdict; as lines for people and as one JSON value.
+//! What was found: steps, routes, the best carrier; as lines for people and as one JSON value.
 
 use serde::Serialize;
 
 use crate::exit;
 use crate::out::{self, BAD, BOLD, DIM, GOOD, StdoutError};
 
-/// A step of one way.
+/// A step of one route.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Step {
     pub(super) name: &'static str,
@@ -18,23 +18,23 @@ pub(super) struct Step {
     pub(super) remedy: Option<String>,
 }
 
-/// What works.
+/// The best way to carry commands that works on a route, from the worst to the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Verdict {
-    /// Nothing.
+pub(super) enum BestCarrier {
+    /// The hub is not reached.
     None,
-    /// The hub answers; whether it can stream was not found out.
+    /// The hub answers, so that polls work; whether a stream does was not found out.
     Ping,
-    /// The long poll.
+    /// The long poll works, and no stream does.
     Poll,
-    /// The stream.
+    /// A stream works.
     Stream,
 }
 
-/// What was found of one way.
+/// What was found of one route.
 #[derive(Debug, Serialize)]
-pub(super) struct WayReport {
+pub(super) struct RouteReport {
     pub(super) hub: String,
     /// As in the agent's configuration.
     pub(super) setting: String,
@@ -43,10 +43,10 @@ pub(super) struct WayReport {
     /// Who decided that.
     pub(super) reason: String,
     pub(super) steps: Vec<Step>,
-    pub(super) verdict: Verdict,
+    pub(super) verdict: BestCarrier,
 }
 
-/// The best way, for agent.toml.
+/// The best route, for agent.toml.
 #[derive(Debug, Serialize)]
 pub(super) struct Use {
     pub(super) hub: String,
@@ -59,13 +59,14 @@ pub(super) struct Use {
 /// All that was found.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    pub(super) ways: Vec<WayReport>,
-    pub(super) verdict: Verdict,
+    #[serde(rename = "ways")]
+    pub(super) routes: Vec<RouteReport>,
+    pub(super) verdict: BestCarrier,
     pub(super) r#use: Option<Use>,
     pub(super) exit_code: u8,
 }
 
-impl Verdict {
+impl BestCarrier {
     pub(super) fn exit_code(self) -> u8 {
         match self {
             Self::Stream => exit::OK,
@@ -86,14 +87,16 @@ impl Verdict {
     }
 }
 
-/// The position of the best way: the first of those by which most works.
-pub(super) fn best(verdicts: impl IntoIterator<Item = Verdict>) -> Option<(usize, Verdict)> {
+/// The position of the best route: the first of those by which most works.
+pub(super) fn best(
+    verdicts: impl IntoIterator<Item = BestCarrier>,
+) -> Option<(usize, BestCarrier)> {
     let found = verdicts.into_iter().enumerate();
     // Of equal ones `max_by_key` takes the last one.
     found.collect::<Vec<_>>().into_iter().rev().max_by_key(|(_, verdict)| *verdict)
 }
 
-/// `through` is what [`Way::through`](super::ways::Way::through) says.
+/// `through` is what [`HubRoute::through`](super::routes::HubRoute::through) says.
 pub(super) fn heading(hub: &str, through: &str, reason: &str) -> Result<(), StdoutError> {
     let (hub, through) = (out::printable(hub), out::printable(through));
     out::line(format_args!(
@@ -123,8 +126,8 @@ impl Step {
     }
 }
 
-pub(super) fn print_verdict(verdict: Verdict) -> Result<(), StdoutError> {
-    let style = if verdict == Verdict::None { BAD } else { GOOD };
+pub(super) fn print_best_carrier(verdict: BestCarrier) -> Result<(), StdoutError> {
+    let style = if verdict == BestCarrier::None { BAD } else { GOOD };
     out::line(format_args!("  {style}{}{style:#}\n", verdict.text()))
 }
 
@@ -206,12 +209,12 @@ mod tests {
 
     #[test]
     fn the_best_way_is_the_first_of_those_by_which_most_works() {
-        use Verdict::{None as Nothing, Ping, Poll, Stream};
+        use BestCarrier::{None as Nothing, Ping, Poll, Stream};
         assert_eq!(best([Poll, Stream, Stream, Nothing]), Some((1, Stream)));
         assert_eq!(best([Nothing, Ping, Poll]), Some((2, Poll)));
         assert_eq!(best([Nothing, Nothing]), Some((0, Nothing)));
         assert_eq!(best([]), None);
-        assert_eq!([Stream, Poll, Ping, Nothing].map(Verdict::exit_code), [0, 1, 1, 6]);
+        assert_eq!([Stream, Poll, Ping, Nothing].map(BestCarrier::exit_code), [0, 1, 1, 6]);
     }
 
     #[test]
@@ -224,15 +227,16 @@ mod tests {
             meaning: None,
             remedy: None,
         };
-        let way = WayReport {
+        let route = RouteReport {
             hub: "http://h".to_owned(),
             setting: "none".to_owned(),
             proxy: None,
             reason: String::new(),
             steps: vec![step],
-            verdict: Verdict::Ping,
+            verdict: BestCarrier::Ping,
         };
-        let report = Report { ways: vec![way], verdict: Verdict::Ping, r#use: None, exit_code: 1 };
+        let report =
+            Report { routes: vec![route], verdict: BestCarrier::Ping, r#use: None, exit_code: 1 };
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["verdict"], "ping");
         assert_eq!(json["exit_code"], 1);

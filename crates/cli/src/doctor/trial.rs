@@ -22,7 +22,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::ways::Way;
+use super::routes::HubRoute;
 
 /// Bytes that are read of an answer: a page of a portal is no longer of interest beyond that.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -34,7 +34,7 @@ const DETAIL_CHARS_MAX: usize = 500;
 
 /// Why there is no result.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum TrialFailure {
     /// The request failed.
     Transport(TransportError),
     /// Nothing came within this time; whether the head of the response did.
@@ -56,7 +56,7 @@ pub(super) enum Failure {
 }
 
 /// Of a response with status 200: what it contains is none of the hub's.
-const NOT_THE_HUBS: Failure = Failure::Foreign { status: StatusCode::OK, location: None };
+const NOT_THE_HUBS: TrialFailure = TrialFailure::Foreign { status: StatusCode::OK, location: None };
 
 /// The hub, as a ping found it.
 #[derive(Debug, Deserialize)]
@@ -112,7 +112,7 @@ impl Lags {
 }
 
 /// A ping; with `wait`, one whose answer is held back.
-pub(super) async fn ping(way: &Way, wait: Option<Duration>) -> Result<Pong, Failure> {
+pub(super) async fn ping(route: &HubRoute, wait: Option<Duration>) -> Result<Pong, TrialFailure> {
     let nonce = nonce();
     let query = match wait {
         Some(wait) => format!("nonce={nonce}&wait={}s", wait.as_secs()),
@@ -123,7 +123,7 @@ pub(super) async fn ping(way: &Way, wait: Option<Duration>) -> Result<Pong, Fail
         None => Duration::from_millis(PING_MS),
     };
     let exchange = async {
-        let response = request(way, &query, "application/json").await?;
+        let response = request(route, &query, "application/json").await?;
         let (status, location) = (response.status(), location(&response));
         let body = body(response).await?;
         if status == StatusCode::OK
@@ -131,26 +131,28 @@ pub(super) async fn ping(way: &Way, wait: Option<Duration>) -> Result<Pong, Fail
         {
             return match pong.nonce.as_deref() == Some(nonce.as_str()) {
                 true => Ok(pong),
-                false => Err(Failure::Replayed),
+                false => Err(TrialFailure::Replayed),
             };
         }
         Err(not_served(status, location, &body))
     };
-    timeout(within, exchange).await.unwrap_or(Err(Failure::Silent { after: within, head: false }))
+    timeout(within, exchange)
+        .await
+        .unwrap_or(Err(TrialFailure::Silent { after: within, head: false }))
 }
 
 /// Opens a stream with probes and reads its hello.
-pub(super) async fn open(way: &Way, compat: bool) -> Result<Opened, Failure> {
+pub(super) async fn open(route: &HubRoute, compat: bool) -> Result<Opened, TrialFailure> {
     let query = if compat { "probes=1&compat=1" } else { "probes=1" };
-    open_with(way, query).await
+    open_with(route, query).await
 }
 
-async fn open_with(way: &Way, query: &str) -> Result<Opened, Failure> {
+async fn open_with(route: &HubRoute, query: &str) -> Result<Opened, TrialFailure> {
     let (nonce, started) = (nonce(), Instant::now());
     let query = format!("stream=1&nonce={nonce}&{query}");
-    let silent = |head| Failure::Silent { after: started.elapsed(), head };
+    let silent = |head| TrialFailure::Silent { after: started.elapsed(), head };
     let within = Duration::from_millis(HEAD_MS);
-    let response = timeout(within, request(way, &query, "text/event-stream")).await;
+    let response = timeout(within, request(route, &query, "text/event-stream")).await;
     let response = response.map_err(|_| silent(false)).flatten()?;
     let until = Instant::now() + Duration::from_millis(HELLO_MS);
     let (status, location) = (response.status(), location(&response));
@@ -170,7 +172,7 @@ async fn open_with(way: &Way, query: &str) -> Result<Opened, Failure> {
     let hello = timeout_at(until, opened.hello(&nonce)).await;
     match hello.map_err(|_| silent(true)).flatten() {
         // A page, and not a stream.
-        Err(Failure::Ended) if !is_stream => Err(Failure::Foreign { status, location }),
+        Err(TrialFailure::Ended) if !is_stream => Err(TrialFailure::Foreign { status, location }),
         Err(failure) => Err(failure),
         Ok(zero_ms) => {
             (opened.zero_ms, opened.hello_at) = (zero_ms, Instant::now());
@@ -180,9 +182,13 @@ async fn open_with(way: &Way, query: &str) -> Result<Opened, Failure> {
 }
 
 /// Whether a stream survives so long a silence.
-pub(super) async fn idle(way: &Way, silence: Duration, compat: bool) -> Result<Idle, Failure> {
+pub(super) async fn idle(
+    route: &HubRoute,
+    silence: Duration,
+    compat: bool,
+) -> Result<Idle, TrialFailure> {
     let compat = if compat { "&compat=1" } else { "" };
-    let mut opened = open_with(way, &format!("heartbeat={}s{compat}", silence.as_secs())).await?;
+    let mut opened = open_with(route, &format!("heartbeat={}s{compat}", silence.as_secs())).await?;
     let (begun, limit) = (opened.hello_at, Duration::from_millis(LAG_MS + POLL_GRACE_MS));
     Ok(match timeout_at(begun + silence + limit, opened.heartbeat()).await {
         Ok(Some(_)) => Idle::Open,
@@ -236,7 +242,7 @@ impl Opened {
     }
 
     /// Reads the hello, and returns the hub's clock when the request arrived there.
-    async fn hello(&mut self, nonce: &str) -> Result<u64, Failure> {
+    async fn hello(&mut self, nonce: &str) -> Result<u64, TrialFailure> {
         #[derive(Deserialize)]
         struct Hello {
             nonce: Option<String>,
@@ -247,22 +253,22 @@ impl Opened {
             let event = match self.next().await {
                 Ok(Some(OwnedItem::Event(event))) if event.name() == "hello" => event,
                 Ok(Some(_)) => continue,
-                Ok(None) => return Err(Failure::Ended),
-                Err(Failure::Transport(error)) if error.stage() == TransportStage::Body => {
-                    return Err(Failure::Ended);
+                Ok(None) => return Err(TrialFailure::Ended),
+                Err(TrialFailure::Transport(error)) if error.stage() == TransportStage::Body => {
+                    return Err(TrialFailure::Ended);
                 }
                 Err(failure) => return Err(failure),
             };
             let hello: Hello = serde_json::from_str(event.data()).map_err(|_| NOT_THE_HUBS)?;
             if hello.nonce.as_deref() != Some(nonce) {
-                return Err(Failure::Replayed);
+                return Err(TrialFailure::Replayed);
             }
             return Ok(hello.time_ms.saturating_sub(hello.up_ms));
         }
     }
 
     /// The next item; `None` at the end.
-    async fn next(&mut self) -> Result<Option<OwnedItem>, Failure> {
+    async fn next(&mut self) -> Result<Option<OwnedItem>, TrialFailure> {
         loop {
             let mut rest = &*self.rest;
             let item = self.decoder.decode_owned(&mut rest);
@@ -274,33 +280,37 @@ impl Opened {
                 Err(_) => return Err(NOT_THE_HUBS),
             }
             match self.body.next().await {
-                Some(chunk) => self.rest = chunk.map_err(Failure::Transport)?,
+                Some(chunk) => self.rest = chunk.map_err(TrialFailure::Transport)?,
                 None => return Ok(None),
             }
         }
     }
 }
 
-async fn request(way: &Way, query: &str, accept: &'static str) -> Result<Response, Failure> {
+async fn request(
+    route: &HubRoute,
+    query: &str,
+    accept: &'static str,
+) -> Result<Response, TrialFailure> {
     let mut request = http::Request::builder()
-        .uri(way.resource(&format!("/v1/ping?{query}")))
+        .uri(route.resource(&format!("/v1/ping?{query}")))
         .header(ACCEPT, HeaderValue::from_static(accept))
         .header(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Of the URL: for a server before the hub. The hub itself needs none.
-    if let Some(authorization) = way.hub.authorization() {
+    if let Some(authorization) = route.hub.authorization() {
         request = request.header(AUTHORIZATION, authorization.clone());
     }
-    let request = request
-        .body(Bytes::new())
-        .map_err(|error| Failure::Transport(TransportError::new(TransportStage::Connect, error)))?;
-    way.transport.send(request).await.map_err(Failure::Transport)
+    let request = request.body(Bytes::new()).map_err(|error| {
+        TrialFailure::Transport(TransportError::new(TransportStage::Connect, error))
+    })?;
+    route.transport.send(request).await.map_err(TrialFailure::Transport)
 }
 
 /// The beginning of a body, to its end if it is short.
-async fn body(response: Response) -> Result<Vec<u8>, Failure> {
+async fn body(response: Response) -> Result<Vec<u8>, TrialFailure> {
     let (mut stream, mut whole) = (response.into_body(), Vec::new());
     while let Some(chunk) = stream.next().await {
-        whole.extend_from_slice(&chunk.map_err(Failure::Transport)?);
+        whole.extend_from_slice(&chunk.map_err(TrialFailure::Transport)?);
         if whole.len() > ANSWER_BYTES_MAX {
             break;
         }
@@ -309,18 +319,19 @@ async fn body(response: Response) -> Result<Vec<u8>, Failure> {
 }
 
 /// What an answer that is not the expected one says.
-fn not_served(status: StatusCode, location: Option<String>, body: &[u8]) -> Failure {
-    let foreign = Failure::Foreign { status, location };
+fn not_served(status: StatusCode, location: Option<String>, body: &[u8]) -> TrialFailure {
+    let foreign = TrialFailure::Foreign { status, location };
     let Ok(Problem { code, detail, .. }) = serde_json::from_slice(body) else { return foreign };
     match code {
-        Code::UnknownField => Failure::TooOld,
+        Code::UnknownField => TrialFailure::TooOld,
         Code::RateLimited | Code::Draining | Code::StoreUnavailable | Code::Internal => {
-            Failure::Busy(status)
+            TrialFailure::Busy(status)
         }
-        Code::BadRequest | Code::Unauthenticated | Code::Forbidden => {
-            Failure::Refused { status, detail: detail.chars().take(DETAIL_CHARS_MAX).collect() }
-        }
-        Code::NotFound => Failure::WrongPath { status },
+        Code::BadRequest | Code::Unauthenticated | Code::Forbidden => TrialFailure::Refused {
+            status,
+            detail: detail.chars().take(DETAIL_CHARS_MAX).collect(),
+        },
+        Code::NotFound => TrialFailure::WrongPath { status },
         _ => foreign,
     }
 }
@@ -354,11 +365,11 @@ mod tests {
         let of = |status: u16, body: &str| {
             not_served(StatusCode::from_u16(status).unwrap(), None, body.as_bytes())
         };
-        assert!(matches!(of(400, r#"{"code":"unknown_field"}"#), Failure::TooOld));
-        assert!(matches!(of(429, r#"{"code":"rate_limited"}"#), Failure::Busy(_)));
-        assert!(matches!(of(503, r#"{"code":"draining"}"#), Failure::Busy(_)));
-        assert!(matches!(of(404, r#"{"code":"not_found"}"#), Failure::WrongPath { .. }));
-        assert!(matches!(of(503, "<html>"), Failure::Foreign { .. }));
-        assert!(matches!(of(302, ""), Failure::Foreign { .. }));
+        assert!(matches!(of(400, r#"{"code":"unknown_field"}"#), TrialFailure::TooOld));
+        assert!(matches!(of(429, r#"{"code":"rate_limited"}"#), TrialFailure::Busy(_)));
+        assert!(matches!(of(503, r#"{"code":"draining"}"#), TrialFailure::Busy(_)));
+        assert!(matches!(of(404, r#"{"code":"not_found"}"#), TrialFailure::WrongPath { .. }));
+        assert!(matches!(of(503, "<html>"), TrialFailure::Foreign { .. }));
+        assert!(matches!(of(302, ""), TrialFailure::Foreign { .. }));
     }
 }

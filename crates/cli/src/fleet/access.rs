@@ -1,4 +1,4 @@
-//! `bellwire access`: who may do what to whom, in plain words.
+//! `bellwire access`: which tokens may do what, to which appliances, as sentences.
 
 use bellwire_proto::{Action, Device, DeviceStatus, Role, Scope, Timestamp, Token};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -11,7 +11,7 @@ use crate::out::{self, BOLD, Form};
 
 /// What `--json` prints of a token.
 #[derive(Serialize)]
-struct Line<'a> {
+struct AccessLine<'a> {
     #[serde(flatten)]
     token: &'a Token,
     access: String,
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: Access, form: Form) -> anyhow::Result<u8> {
         };
         any = true;
         match form {
-            Form::Json => out::json(&Line { token: &token, access })?,
+            Form::Json => out::json(&AccessLine { token: &token, access })?,
             Form::Text => {
                 let id = token.id.map_or_else(|| "everyone".to_owned(), |id| id.to_string());
                 out::line(format_args!("{BOLD}{id}{BOLD:#}  {access}"))?;
@@ -85,7 +85,7 @@ pub(crate) fn sentence(token: &Token, now: Timestamp) -> String {
     }
     let what = match &token.role {
         Role::Admin => "admin: may do everything".to_owned(),
-        Role::Operator(scope) => format!("operator: {}", of_operator(scope)),
+        Role::Operator(scope) => format!("operator: {}", operator_access(scope)),
         Role::Device(device) => {
             format!("device: may listen, poll and report as {device}, and nothing else")
         }
@@ -109,7 +109,7 @@ pub(crate) fn sentence(token: &Token, now: Timestamp) -> String {
     format!("{what}{until}{note}.")
 }
 
-fn of_operator(scope: &Scope) -> String {
+fn operator_access(scope: &Scope) -> String {
     let who = match &scope.select {
         None => "all appliances, and may register, label and remove them".to_owned(),
         Some(select) => format!("the appliances {select}"),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_told_in_a_sentence() {
+    fn a_token_is_described_in_a_sentence() {
         for (json, expected) in [
             (r#""role":"admin""#, "admin: may do everything."),
             (
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_token_that_has_ended_may_do_nothing() {
-        // It was said to be able to do everything, until a time that had gone by.
+        // Its sentence was that it may do everything, until a time that had elapsed.
         let used_up = token(r#""role":"join","uses_left":0,"labels":{}"#);
         let at = Timestamp::from_unix_ms(1000);
         let expired = Token { expires_at: Some(at), ..token(r#""role":"admin""#) };

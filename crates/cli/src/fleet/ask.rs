@@ -1,10 +1,10 @@
-//! Questions on a terminal. Whoever is not on one has to say beforehand what is wanted.
+//! Questions on a terminal. Without one the command line has to have the answer.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use crate::exit::Usage;
 
-/// Whether somebody can be asked.
+/// Whether there is a terminal on which a person can answer.
 pub(crate) fn is_possible() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
@@ -12,7 +12,7 @@ pub(crate) fn is_possible() -> bool {
 /// Asks whether to go on, and takes everything but a yes for a no.
 ///
 /// # Errors
-/// When nobody can be asked.
+/// When there is no such terminal.
 pub(crate) fn go_on(nothing_was: &str) -> anyhow::Result<bool> {
     if !is_possible() {
         let why = "this concerns several appliances: add --yes, or --dry-run to see which";

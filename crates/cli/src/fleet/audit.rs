@@ -65,7 +65,7 @@ fn print(entry: &AuditEntry, form: Form) -> anyhow::Result<()> {
         (Some(token), Some(role)) => format!("{} {token}", role.as_str()),
         (None, Some(role)) => format!("{} without a token", role.as_str()),
         (None, None) if address.is_none() => "on the hub's machine".to_owned(),
-        (_, None) => "nobody".to_owned(),
+        (_, None) => "unauthenticated".to_owned(),
     };
     let object = [
         object.device.as_ref().map(ToString::to_string),

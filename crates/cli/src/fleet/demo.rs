@@ -54,87 +54,112 @@ async fn play(keep: bool) -> anyhow::Result<()> {
     let bellwire = std::env::current_exe().context("where this program is")?;
     let setup = Setup { bellwire, folder: folder.path().to_owned() };
     setup.write_handler()?;
-    let device: DeviceId = KIOSK.parse()?;
     out::line(format_args!(
         "A hub, an appliance, three commands and a crash. All on this machine, in {}.",
         folder.path().display()
     ))?;
-
-    title("A hub starts")?;
-    let (mut hub, address) = setup.hub(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-    let url = format!("http://{address}");
-    by_hand(&format!(
-        "bellwire serve --listen {address} --data-dir {}/hub",
-        folder.path().display()
-    ))?;
-    // Requests to loopback use no proxy, whatever is set.
-    let direct = HttpTransport::builder().no_proxy().build()?;
-    let api = Controller::builder(&url).transport(direct).build()?;
-
-    title("An appliance connects, and holds one HTTP response open")?;
-    by_hand(&format!(
-        "bellwire listen {KIOSK} --hub {url} --exec {}/kiosk.sh",
-        folder.path().display()
-    ))?;
-    let mut appliance = setup.appliance(&url)?;
-    // It polls until it has proven the stream. Between two polls its death would show after 40 s only.
-    until(&api, &device, |device| device.transport == Some(Transport::Stream)).await?;
-    print("online")?;
-
-    title("A command, and its answer")?;
-    by_hand(&format!("curl -X POST '{url}/v1/send/{KIOSK}/ping?wait=10s'"))?;
-    let ping = api.send(&device, &"ping".parse()?, &SendOptions::default()).await?;
-    shown(ping.state)?;
-    follow(&api, ping.command).await?;
-
-    title("One with data")?;
-    by_hand(&format!(
-        "curl -H 'Content-Type: text/plain' -d world '{url}/v1/send/{KIOSK}/hello?wait=10s'"
-    ))?;
-    let hello = SendOptions::default().text("world");
-    let hello = api.send(&device, &"hello".parse()?, &hello).await?;
-    shown(hello.state)?;
-    follow(&api, hello.command).await?;
-
-    title("The appliance disconnects; a command waits for it")?;
-    appliance.kill().await?;
-    until(&api, &device, |device| !device.online).await?;
-    by_hand(&format!("curl -H 'Content-Type: text/plain' -d again '{url}/v1/send/{KIOSK}/hello'"))?;
-    let again = SendOptions::default().text("again");
-    let waiting = api.send(&device, &"hello".parse()?, &again).await?;
-    print(&format!("{} (202: it is on disk)", waiting.state))?;
-
-    title("The hub is killed with SIGKILL, and started again")?;
-    by_hand(&format!("kill -9 {}", hub.id().unwrap_or_default()))?;
-    hub.kill().await?;
-    let (restarted, _) = setup.hub(address).await?;
-    hub = restarted;
-    by_hand(&format!("curl '{url}/v1/commands/{}'", waiting.command))?;
-    let command = api.command(waiting.command).await?;
-    let states: Vec<&str> = command.counts.keys().map(|state| state.as_str()).collect();
-    print(&format!("still there: {}", states.join(", ")))?;
-
-    title("The appliance reconnects")?;
-    appliance = setup.appliance(&url)?;
-    follow(&api, waiting.command).await?;
-
+    let mut stage = Stage::build(setup).await?;
+    stage.send_to_connected().await?;
+    stage.send_over_a_crash().await?;
     out::line(format_args!(
         "\n{GOOD}Nothing was lost.{GOOD:#} {DIM}{}{DIM:#}",
         out::span(start.elapsed())
     ))?;
     if keep {
+        stage.stay_up().await?;
+    }
+    stage.appliance.kill().await?;
+    stage.hub.kill().await?;
+    Ok(())
+}
+
+/// The hub and the appliance that run.
+struct Stage {
+    setup: Setup,
+    address: SocketAddr,
+    url: String,
+    api: Controller,
+    hub: Child,
+    device: DeviceId,
+    appliance: Child,
+}
+
+impl Stage {
+    async fn build(setup: Setup) -> anyhow::Result<Self> {
+        let folder = setup.folder.display();
+        title("A hub starts")?;
+        let (hub, address) = setup.hub(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let url = format!("http://{address}");
+        by_hand(&format!("bellwire serve --listen {address} --data-dir {folder}/hub"))?;
+        // Requests to loopback use no proxy, whatever is set.
+        let direct = HttpTransport::builder().no_proxy().build()?;
+        let api = Controller::builder(&url).transport(direct).build()?;
+
+        title("An appliance connects, and holds one HTTP response open")?;
+        by_hand(&format!("bellwire listen {KIOSK} --hub {url} --exec {folder}/kiosk.sh"))?;
+        let (device, appliance) = (KIOSK.parse()?, setup.appliance(&url)?);
+        // It polls until it has proven the stream. Between two polls its death would show after 40 s only.
+        until(&api, &device, |device| device.transport == Some(Transport::Stream)).await?;
+        print("online")?;
+        Ok(Self { setup, address, url, api, hub, device, appliance })
+    }
+
+    async fn send_to_connected(&self) -> anyhow::Result<()> {
+        let Self { api, device, url, .. } = self;
+        title("A command, and its answer")?;
+        by_hand(&format!("curl -X POST '{url}/v1/send/{KIOSK}/ping?wait=10s'"))?;
+        let ping = api.send(device, &"ping".parse()?, &SendOptions::default()).await?;
+        shown(ping.state)?;
+        follow(api, ping.command).await?;
+
+        title("One with data")?;
+        by_hand(&format!(
+            "curl -H 'Content-Type: text/plain' -d world '{url}/v1/send/{KIOSK}/hello?wait=10s'"
+        ))?;
+        let hello = SendOptions::default().text("world");
+        let hello = api.send(device, &"hello".parse()?, &hello).await?;
+        shown(hello.state)?;
+        follow(api, hello.command).await
+    }
+
+    async fn send_over_a_crash(&mut self) -> anyhow::Result<()> {
+        let Self { setup, address, url, api, hub, device, appliance } = self;
+        title("The appliance disconnects; a command waits for it")?;
+        appliance.kill().await?;
+        until(api, device, |device| !device.online).await?;
+        by_hand(&format!(
+            "curl -H 'Content-Type: text/plain' -d again '{url}/v1/send/{KIOSK}/hello'"
+        ))?;
+        let again = SendOptions::default().text("again");
+        let waiting = api.send(device, &"hello".parse()?, &again).await?;
+        print(&format!("{} (202: it is on disk)", waiting.state))?;
+
+        title("The hub is killed with SIGKILL, and started again")?;
+        by_hand(&format!("kill -9 {}", hub.id().unwrap_or_default()))?;
+        hub.kill().await?;
+        (*hub, _) = setup.hub(*address).await?;
+        by_hand(&format!("curl '{url}/v1/commands/{}'", waiting.command))?;
+        let command = api.command(waiting.command).await?;
+        let states: Vec<&str> = command.counts.keys().map(|state| state.as_str()).collect();
+        print(&format!("still there: {}", states.join(", ")))?;
+
+        title("The appliance reconnects")?;
+        *appliance = setup.appliance(url)?;
+        follow(api, waiting.command).await
+    }
+
+    /// Until the program is interrupted.
+    async fn stay_up(&mut self) -> anyhow::Result<()> {
+        let url = &self.url;
         out::line(format_args!(
             "\nHub and appliance stay up until Ctrl-C:\n  bellwire send {KIOSK} ping --wait 10s --hub {url}\n  \
              bellwire devices --hub {url}\n  curl -N '{url}/v1/events'"
         ))?;
         tokio::select! {
-            ended = hub.wait() => bail!("the hub ended: {}", ended?),
-            ended = appliance.wait() => bail!("the appliance ended: {}", ended?),
+            ended = self.hub.wait() => bail!("the hub ended: {}", ended?),
+            ended = self.appliance.wait() => bail!("the appliance ended: {}", ended?),
         }
     }
-    appliance.kill().await?;
-    hub.kill().await?;
-    Ok(())
 }
 
 /// The files and programs of the demo.

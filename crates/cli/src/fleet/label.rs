@@ -104,7 +104,7 @@ async fn change_many(
     each(changes, "changed before; the same command can be repeated", form).await
 }
 
-/// Makes changes of appliances, some at a time, and shows each. What the hub refuses for one is said, and the others are changed;
+/// Makes changes of appliances, some at a time, and shows each. What the hub refuses for one is reported, and the others are changed;
 /// the exit code is then that of a failure.
 ///
 /// # Errors

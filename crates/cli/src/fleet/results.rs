@@ -45,7 +45,7 @@ pub(crate) async fn run(args: Results, form: Form) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-/// A file gets what the appliance said as it is; a terminal nothing that moves its cursor.
+/// A file gets what the appliance reported as it is; a terminal nothing that moves its cursor.
 fn csv_row(row: &str) -> Result<(), StdoutError> {
     if !std::io::stdout().is_terminal() {
         return bytes(row.as_bytes());
@@ -61,13 +61,10 @@ pub(crate) fn has_failed(state: DeliveryState) -> bool {
 
 /// The heading of [`row`].
 pub(crate) fn heading() -> Result<(), StdoutError> {
-    out::line(format_args!(
-        "{DIM}{:<24} {:<10} {:>4}  what it said{DIM:#}",
-        "device", "state", "exit"
-    ))
+    out::line(format_args!("{DIM}{:<24} {:<10} {:>4}  last line{DIM:#}", "device", "state", "exit"))
 }
 
-/// A delivery on a line, with the last that it said.
+/// A delivery on a line, with the last line of what it reported.
 pub(crate) fn row(delivery: &Delivery) -> Result<(), StdoutError> {
     let style = out::style_of(delivery.state);
     let code = delivery.outcome.exit_code.map(|code| code.to_string()).unwrap_or_default();

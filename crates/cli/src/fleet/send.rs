@@ -1,5 +1,5 @@
 //! `bellwire send` of the whole program: to one appliance as `send.rs` does it, in a maintenance window too, and to many: how
-//! many match is said first, then it is asked, sent, and followed to its end.
+//! many match is shown first, then comes the question, and what is sent is followed to its end.
 
 use std::pin::pin;
 

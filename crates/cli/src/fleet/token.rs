@@ -1,6 +1,6 @@
 //! `bellwire token`: makes, lists and revokes tokens, through a hub or in the data folder of one that is stopped.
 //!
-//! The text of a token goes to standard output, once; everything else that is said goes to standard error.
+//! The text of a token goes to standard output, once; everything else goes to standard error.
 
 use std::pin::pin;
 
@@ -11,35 +11,37 @@ use bellwire_proto::{
 use futures_util::TryStreamExt;
 
 use super::access::sentence;
-use crate::args::fleet::{TokenCommand, TokenCreate, TokenPlace};
+use crate::args::fleet::{TokenCommand, TokenCreate, TokenTarget};
 use crate::connect;
 use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form};
 
 mod stopped;
 
-/// Where the tokens are.
-enum Place {
+/// What makes, lists and revokes the tokens.
+enum TokenBackend {
+    /// A hub that runs.
     Hub(Controller),
+    /// The data folder of a hub that is stopped.
     Stopped(Box<stopped::StoppedHub>),
 }
 
-const NEXT_STEP: &str = "from now on the hub asks everyone for a token; store this one in a file of mode 0600, then: bellwire \
+const NEXT_STEP: &str = "from now on every request needs a token; store this one in a file of mode 0600, then: bellwire \
                          context add NAME HUB --token-file FILE --use";
 
 pub(crate) async fn run(command: TokenCommand, form: Form) -> anyhow::Result<u8> {
     match command {
         TokenCommand::Create(args) => create(&args, form).await,
-        TokenCommand::List { at } => {
-            let place = Place::of(&at).await?;
-            let listed = list(&place, form).await;
-            place.close().await;
+        TokenCommand::List { target } => {
+            let backend = TokenBackend::open(&target).await?;
+            let listed = list(&backend, form).await;
+            backend.close().await;
             listed
         }
-        TokenCommand::Revoke { tokens, at } => {
-            let place = Place::of(&at).await?;
-            let revoked = revoke(&place, &tokens, form).await;
-            place.close().await;
+        TokenCommand::Revoke { tokens, target } => {
+            let backend = TokenBackend::open(&target).await?;
+            let revoked = revoke(&backend, &tokens, form).await;
+            backend.close().await;
             revoked
         }
     }
@@ -47,9 +49,9 @@ pub(crate) async fn run(command: TokenCommand, form: Form) -> anyhow::Result<u8>
 
 async fn create(args: &TokenCreate, form: Form) -> anyhow::Result<u8> {
     let new = new_token(args)?;
-    let place = Place::of(&args.at).await?;
-    let created = place.create(&new).await;
-    place.close().await;
+    let backend = TokenBackend::open(&args.target).await?;
+    let created = backend.create(&new).await;
+    backend.close().await;
     let created = created?;
     // When it was made is now, by the hub's clock.
     let now = created.info.created_at.unwrap_or_default();
@@ -60,7 +62,7 @@ async fn create(args: &TokenCreate, form: Form) -> anyhow::Result<u8> {
             if !args.quiet {
                 let sentence = sentence(&created.info, now);
                 out::note(&format!("{sentence} It is shown this once."));
-                // Made by nobody: until now the hub asked for no token.
+                // Made without a token: until now the hub required none.
                 if created.info.role == Role::Admin && created.info.created_by.is_none() {
                     out::note(NEXT_STEP);
                 }
@@ -111,9 +113,9 @@ fn new_token(args: &TokenCreate) -> Result<NewToken, Usage> {
     NewToken::parse(&body).map_err(|problem| Usage(problem.detail))
 }
 
-async fn list(place: &Place, form: Form) -> anyhow::Result<u8> {
-    let now = place.now().await?;
-    let mut tokens = pin!(place.tokens());
+async fn list(backend: &TokenBackend, form: Form) -> anyhow::Result<u8> {
+    let now = backend.now().await?;
+    let mut tokens = pin!(backend.tokens());
     let (mut any, mut admin) = (false, false);
     while let Some(token) = tokens.try_next().await? {
         (any, admin) = (true, admin || token.role == Role::Admin);
@@ -141,9 +143,9 @@ fn print(token: &Token, now: Timestamp) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn revoke(place: &Place, tokens: &[TokenId], form: Form) -> anyhow::Result<u8> {
+async fn revoke(backend: &TokenBackend, tokens: &[TokenId], form: Form) -> anyhow::Result<u8> {
     for token in tokens {
-        let revoked = place.revoke(*token).await;
+        let revoked = backend.revoke(*token).await;
         revoked.map_err(|e| e.context(token.to_string()))?;
         match form {
             Form::Json => out::json(&serde_json::json!({ "revoked": token }))?,
@@ -153,13 +155,13 @@ async fn revoke(place: &Place, tokens: &[TokenId], form: Form) -> anyhow::Result
     Ok(exit::OK)
 }
 
-impl Place {
-    async fn of(at: &TokenPlace) -> anyhow::Result<Self> {
-        if let Some(data_dir) = &at.data_dir {
+impl TokenBackend {
+    async fn open(target: &TokenTarget) -> anyhow::Result<Self> {
+        if let Some(data_dir) = &target.data_dir {
             match stopped::StoppedHub::open(data_dir).await? {
                 Some(hub) => return Ok(Self::Stopped(Box::new(hub))),
                 // Another hub may be the one of the context, or of the default.
-                None if at.hub.hub.is_none() && at.hub.context.is_none() => {
+                None if target.hub.hub.is_none() && target.hub.context.is_none() => {
                     let folder = data_dir.display();
                     let hint = "say where it is, and it is asked: --hub URL, or --context NAME";
                     return Err(Usage(format!("a hub runs with {folder}: {hint}")).into());
@@ -167,7 +169,7 @@ impl Place {
                 None => out::note("a hub runs with this data folder: it is asked"),
             }
         }
-        Ok(Self::Hub(connect::controller(&at.hub)?))
+        Ok(Self::Hub(connect::controller(&target.hub)?))
     }
 
     /// The time by the hub's clock.

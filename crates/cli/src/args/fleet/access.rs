@@ -11,7 +11,7 @@ use crate::args::HubArg;
 /// `bellwire token`.
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Make a token. It is printed once, on standard output, and kept nowhere.
+    /// Make a token. It is printed once, on standard output, and is not stored.
     #[command(after_help = "\
 The first admin token closes an open hub at once: from then on every request needs a token.
 
@@ -26,9 +26,9 @@ Examples:
         after_help = "Examples:\n  bellwire token list\n  bellwire token list --json | jq -r 'select(.role == \"join\") | .id'"
     )]
     List {
-        /// Where.
+        /// Whose tokens: those of a hub, or of a data folder.
         #[command(flatten)]
-        at: TokenPlace,
+        target: TokenTarget,
     },
     /// Revoke tokens by their ids: their streams end at once.
     #[command(after_help = "Example:\n  bellwire token revoke aaaaaaaaaaaaaaaa")]
@@ -36,15 +36,15 @@ Examples:
         /// The ids, as `token list` shows them.
         #[arg(required = true, value_name = "ID", value_parser = token_id)]
         tokens: Vec<TokenId>,
-        /// Where.
+        /// Whose tokens: those of a hub, or of a data folder.
         #[command(flatten)]
-        at: TokenPlace,
+        target: TokenTarget,
     },
 }
 
-/// Which tokens: those of a hub, or of a data folder.
+/// Whose tokens: those of a hub, or of the data folder of one that is stopped.
 #[derive(Debug, Clone, Args)]
-pub struct TokenPlace {
+pub struct TokenTarget {
     /// The data folder of a hub that is stopped. If a hub runs with it, that hub is asked, by --hub or --context.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -90,9 +90,9 @@ pub struct TokenCreate {
     /// Print the token alone.
     #[arg(short, long)]
     pub quiet: bool,
-    /// Where.
+    /// For which hub, or data folder.
     #[command(flatten)]
-    pub at: TokenPlace,
+    pub target: TokenTarget,
 }
 
 /// `bellwire access`.

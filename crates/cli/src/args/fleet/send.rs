@@ -10,7 +10,7 @@ use crate::args::{HubArg, SEND_HELP, SendArgs};
 
 /// The help about sending to many, and its examples; between them is the help about sending to one.
 const MANY_HELP: &str = "\
-With -l or --all, how many appliances match is said first, and on a terminal it is asked whether to go on. With --wait a bar for each \
+With -l or --all, how many appliances match is shown first, and on a terminal the program asks whether to go on. With --wait a bar for each \
 state shows how far it is; then comes a table of what failed, with the last line that was printed there. Ctrl-C asks whether to leave it, \
 to pause its rollout or to abort it. The exit code is that of the worst outcome: 1 before 3 before 4. A command that matches no \
 appliance is not sent, and the exit code is 1.";

@@ -31,7 +31,7 @@ const FAILED_SHOWN_MAX: usize = 100;
 enum End {
     /// It has ended, or the wait has elapsed.
     Seen(Command),
-    /// Whoever waited does not any more.
+    /// The waiting was ended, by a person or a signal.
     Left(Command),
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn to_its_end(
         let what = if asks { "asks what to do" } else { "ends the waiting, not the command" };
         out::note(&format!("waiting for {} (Ctrl-C {what}: bellwire watch {id})", sent.action));
     }
-    // Without anybody to ask, Ctrl-C ends the program.
+    // Without a terminal to ask on, Ctrl-C ends the program.
     let interrupts = if asks { Some(signal(SignalKind::interrupt())?) } else { None };
     let (command, left) = match watch(hub, sent, wait, form, interrupts).await? {
         End::Seen(command) => (command, false),
@@ -193,9 +193,9 @@ async fn wish(command: &Command, interrupts: &mut Option<Signal>, until: Option<
         true => "\nLeave it running, pause it, abort it, or go on waiting? [l/p/a/G] ",
         false => "\nLeave it running, abort it, or go on waiting? [l/a/G] ",
     };
-    // A thread that the end of the program does not wait for: nobody may ever answer.
-    let (said, answer) = oneshot::channel();
-    std::thread::spawn(move || said.send(ask::answer(question)));
+    // A thread that the end of the program does not wait for: an answer may never come.
+    let (answered, answer) = oneshot::channel();
+    std::thread::spawn(move || answered.send(ask::answer(question)));
     tokio::select! {
         answer = answer => match answer {
             Ok(Ok(answer)) => read(&answer, pausable),
@@ -223,7 +223,7 @@ async fn failures(hub: &Controller, command: &Command) -> anyhow::Result<()> {
     let total: u64 = numbers.iter().sum();
     let mut shown = 0;
     for state in states {
-        shown += of_state(hub, command.id, state, shown).await?;
+        shown += print_in_state(hub, command.id, state, shown).await?;
     }
     if let Some(others @ 1..) = total.checked_sub(shown as u64) {
         out::note(&format!("{others} more: bellwire results {} --failed", command.id));
@@ -231,8 +231,8 @@ async fn failures(hub: &Controller, command: &Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Those in one state, after so many of others; gives how many.
-async fn of_state(
+/// Prints those in one state, after so many of others, and returns how many.
+async fn print_in_state(
     hub: &Controller,
     id: CommandId,
     state: DeliveryState,

@@ -19,7 +19,7 @@ fn config(data_dir: &Path) -> Config {
     config
 }
 
-/// A hub that serves nobody.
+/// A hub without a listener.
 pub(super) struct StoppedHub(Hub);
 
 impl StoppedHub {

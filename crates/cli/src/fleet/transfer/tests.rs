@@ -1,3 +1,5 @@
+//! What a file of labels may look like, and how its faults are reported.
+
 use super::*;
 
 fn parsed(text: &str) -> Result<Vec<(String, String)>, String> {
@@ -25,7 +27,7 @@ fn a_file_has_labels_in_one_column_or_a_column_for_each_key() {
 
 #[test]
 fn a_line_that_is_wrong_is_named_and_nothing_of_the_file_is_taken() {
-    for (text, said) in [
+    for (text, message) in [
         ("", "none of them is `device`"),
         ("name,site\na,lyon\n", "none of them is `device`"),
         ("device,a b\na,x\n", "line 1: the column \"a b\""),
@@ -41,6 +43,6 @@ fn a_line_that_is_wrong_is_named_and_nothing_of_the_file_is_taken() {
         ("device,labels\na,\"a=1\"b\n", "line 2: 'b' follows a quote"),
     ] {
         let error = parsed(text).expect_err(text);
-        assert!(error.contains(said), "{text:?}: {error}");
+        assert!(error.contains(message), "{text:?}: {error}");
     }
 }

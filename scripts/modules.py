@@ -1,12 +1,11 @@
 """Reads which module of a crate uses which, for `arrows.py`; it judges nothing but circles.
 
-A *room* is a top-level module of a crate: its file, and the folder beside it. A room uses another when its code names a
-path into it, in a `use` or in an expression; a name that a parent module re-exports counts as a path to where it is
-defined. `#[cfg(test)]` code, comments and strings do not count. Methods that are called without naming a path are not
-seen.
+A *top-level* module of a crate is its file, and the folder beside it. It uses another when its code names a path into it,
+in a `use` or in an expression; a name that a parent module re-exports counts as a path to where it is defined.
+`#[cfg(test)]` code, comments and strings do not count. Methods that are called without naming a path are not seen.
 
-The root (`lib.rs`, or the file above the rooms) is a room too. What it only declares (`mod`, `pub use`) is its table of
-contents and no use.
+The root (`lib.rs`, or the file above the top-level modules) counts as one too. What it only declares (`mod`, `pub use`) is
+its table of contents and no use.
 """
 
 import re
@@ -155,8 +154,8 @@ def circles(edges):
     return sorted((sorted(part) for part in parts if len(part) > 1))
 
 
-def room_faults(name, sources, under=()):
-    """One line for each circle between the rooms below the module `under` of the crate `name`."""
+def circle_faults(name, sources, under=()):
+    """One line for each circle between the modules directly below the module `under` of the crate `name`."""
     edges, where = {}, {}
     for module, target, path, line in Crate(sources).uses():
         if module[: len(under)] != under or target[: len(under)] != under:

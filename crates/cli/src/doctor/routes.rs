@@ -1,4 +1,4 @@
-//! The ways to examine: each URL of the hub through each proxy, in the order of preference.
+//! The routes to examine: each URL of the hub through each proxy, in the order of preference.
 
 use std::path::Path;
 
@@ -10,12 +10,13 @@ use crate::connect;
 use crate::exit::Usage;
 
 /// A URL of the hub through one proxy.
-pub(super) struct Way {
+pub(super) struct HubRoute {
     pub(super) hub: Address,
     pub(super) url: Uri,
     /// As in the agent's configuration: a URL without credentials, `environment` or `none`.
     pub(super) proxy: String,
-    pub(super) route: Route,
+    /// The proxy that requests take, and why.
+    pub(super) choice: Route,
     pub(super) transport: HttpTransport,
     /// Why it cannot be examined: the PAC file failed.
     pub(super) fault: Option<String>,
@@ -25,9 +26,9 @@ pub(super) struct Way {
     proxy_has_user: bool,
 }
 
-/// What a message to the owner of a network names.
+/// The hub as a message to the owner of a network names it.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(super) struct HubEndpoint {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) is_tls: bool,
@@ -35,14 +36,14 @@ pub(super) struct Target {
     pub(super) proxy: Option<String>,
 }
 
-impl Way {
-    pub(super) fn target(&self) -> Target {
+impl HubRoute {
+    pub(super) fn endpoint(&self) -> HubEndpoint {
         let is_tls = self.url.scheme_str() == Some("https");
-        Target {
+        HubEndpoint {
             host: self.url.host().unwrap_or_default().to_owned(),
             port: self.url.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
             is_tls,
-            proxy: self.route.proxy.clone(),
+            proxy: self.choice.proxy.clone(),
         }
     }
 
@@ -53,7 +54,7 @@ impl Way {
 
     /// How requests go, for people.
     pub(super) fn through(&self) -> String {
-        match (&self.fault, &self.route.proxy) {
+        match (&self.fault, &self.choice.proxy) {
             (Some(_), _) => String::from("through an unknown proxy"),
             (None, Some(proxy)) => format!("through the proxy {proxy}"),
             (None, None) => String::from("directly"),
@@ -81,7 +82,7 @@ fn with_user(url: &str, has_user: bool) -> String {
     }
 }
 
-/// All ways. PAC files are fetched and evaluated here.
+/// All routes. PAC files are fetched and evaluated here.
 ///
 /// # Errors
 /// [`Usage`] names the option that cannot be used.
@@ -89,23 +90,23 @@ pub(super) async fn all(
     hubs: &str,
     proxies: &[String],
     ca_file: Option<&Path>,
-) -> Result<Vec<Way>, Usage> {
+) -> Result<Vec<HubRoute>, Usage> {
     let environment = [String::from("environment")];
     let proxies = if proxies.is_empty() { &environment[..] } else { proxies };
-    let mut ways = Vec::new();
+    let mut routes = Vec::new();
     for text in connect::urls(hubs)? {
         for proxy in proxies {
             if proxy.starts_with("pac+") {
-                ways.extend(of_pac(text, proxy, ca_file).await?);
+                routes.extend(routes_of_pac(text, proxy, ca_file).await?);
             } else {
-                ways.push(one(text, proxy, ca_file)?);
+                routes.push(one(text, proxy, ca_file)?);
             }
         }
     }
-    Ok(ways)
+    Ok(routes)
 }
 
-fn one(hub_text: &str, proxy: &str, ca_file: Option<&Path>) -> Result<Way, Usage> {
+fn one(hub_text: &str, proxy: &str, ca_file: Option<&Path>) -> Result<HubRoute, Usage> {
     let hub: Address = hub_text.parse().map_err(|e: InvalidUrl| Usage(format!("--hub: {e}")))?;
     let url: Uri = hub
         .to_string()
@@ -118,8 +119,8 @@ fn one(hub_text: &str, proxy: &str, ca_file: Option<&Path>) -> Result<Way, Usage
         proxy => (builder.proxy(proxy), without_user(proxy)),
     };
     let transport = builder.build().map_err(|e| Usage(e.to_string()))?;
-    Ok(Way {
-        route: transport.route(&url),
+    Ok(HubRoute {
+        choice: transport.route(&url),
         hub_has_user: hub.authorization().is_some(),
         proxy_has_user: proxy.contains('@'),
         proxy: shown,
@@ -148,9 +149,13 @@ fn without_user(proxy: &str) -> String {
     format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or_default())
 }
 
-/// The ways that a PAC file names for this hub, or one with its fault.
+/// The routes that a PAC file names for this hub, or one with its fault.
 #[cfg(feature = "pac")]
-async fn of_pac(hub: &str, setting: &str, ca_file: Option<&Path>) -> Result<Vec<Way>, Usage> {
+async fn routes_of_pac(
+    hub: &str,
+    setting: &str,
+    ca_file: Option<&Path>,
+) -> Result<Vec<HubRoute>, Usage> {
     use bellwire_client::path::pac::{InvalidPacLocation, Pac, PacLocation};
     let location: PacLocation =
         setting.parse().map_err(|e: InvalidPacLocation| Usage(format!("--proxy: {e}")))?;
@@ -161,33 +166,37 @@ async fn of_pac(hub: &str, setting: &str, ca_file: Option<&Path>) -> Result<Vec<
     let entries = match entries.await {
         Ok(entries) => entries,
         Err(error) => {
-            let proxy = of_location(setting, &location.to_string());
+            let proxy = pac_setting(setting, &location.to_string());
             // Which proxy it names is not known: nothing is sent, and this is no direct connection.
-            let mut way = Way { fault: Some(error.to_string()), proxy, ..direct };
-            way.route.reason = format!("the PAC file {location} cannot be used");
-            return Ok(vec![way]);
+            let mut route = HubRoute { fault: Some(error.to_string()), proxy, ..direct };
+            route.choice.reason = format!("the PAC file {location} cannot be used");
+            return Ok(vec![route]);
         }
     };
     let named = entries.iter().map(|entry| entry.url().unwrap_or_else(|| String::from("none")));
-    let mut ways = Vec::new();
+    let mut routes = Vec::new();
     for proxy in named {
-        let mut way = one(hub, &proxy, ca_file)?;
-        way.route.reason = format!("the PAC file {location}");
-        way.pac = Some(of_location(setting, &location.to_string()));
-        ways.push(way);
+        let mut route = one(hub, &proxy, ca_file)?;
+        route.choice.reason = format!("the PAC file {location}");
+        route.pac = Some(pac_setting(setting, &location.to_string()));
+        routes.push(route);
     }
-    Ok(ways)
+    Ok(routes)
 }
 
 /// A PAC file as `proxy` in agent.toml: as it was given, or as it is shown where it may have a password.
 #[cfg(feature = "pac")]
-fn of_location(setting: &str, shown: &str) -> String {
+fn pac_setting(setting: &str, shown: &str) -> String {
     if setting.contains('@') { format!("pac+{shown}") } else { setting.to_owned() }
 }
 
 #[cfg(not(feature = "pac"))]
 #[expect(clippy::unused_async, reason = "with PAC files it fetches them")]
-async fn of_pac(_hub: &str, _setting: &str, _ca_file: Option<&Path>) -> Result<Vec<Way>, Usage> {
+async fn routes_of_pac(
+    _hub: &str,
+    _setting: &str,
+    _ca_file: Option<&Path>,
+) -> Result<Vec<HubRoute>, Usage> {
     let without = "--proxy: this program is built without PAC files; give the proxy's own URL";
     Err(Usage(String::from(without)))
 }
@@ -205,26 +214,28 @@ mod tests {
         let script = "function FindProxyForURL(url, host) { return 'PROXY p.test:3128'; }";
         std::fs::write(&file, script).unwrap();
         let setting = format!("pac+file://{}", file.display());
-        let ways = all("http://h.test", std::slice::from_ref(&setting), None).await.unwrap();
-        assert_eq!(ways[0].settings(), ("http://h.test".to_owned(), setting));
-        assert_eq!(ways[0].route.proxy.as_deref(), Some("http://p.test:3128/"));
+        let routes = all("http://h.test", std::slice::from_ref(&setting), None).await.unwrap();
+        assert_eq!(routes[0].settings(), ("http://h.test".to_owned(), setting));
+        assert_eq!(routes[0].choice.proxy.as_deref(), Some("http://p.test:3128/"));
         let missing = format!("pac+file://{}.not", file.display());
-        let ways = all("http://h.test", std::slice::from_ref(&missing), None).await.unwrap();
-        assert_eq!((ways[0].proxy.as_str(), ways[0].fault.is_some()), (missing.as_str(), true));
+        let routes = all("http://h.test", std::slice::from_ref(&missing), None).await.unwrap();
+        assert_eq!((routes[0].proxy.as_str(), routes[0].fault.is_some()), (missing.as_str(), true));
     }
 
     #[tokio::test]
     async fn each_url_goes_through_each_proxy_and_no_password_is_shown() {
         let proxies = ["http://u:s3cret@p.test:3128".to_owned(), "none".to_owned()];
-        let ways = all("https://a:s3cret@h.test, http://h.test", &proxies, None).await.unwrap();
-        let settings: Vec<_> = ways.iter().map(Way::settings).collect();
+        let routes = all("https://a:s3cret@h.test, http://h.test", &proxies, None).await.unwrap();
+        let settings: Vec<_> = routes.iter().map(HubRoute::settings).collect();
         let hubs = ["https://USER:PASSWORD@h.test", "http://h.test"];
         let expected = hubs.into_iter().flat_map(|hub| {
             ["http://USER:PASSWORD@p.test:3128", "none"].map(|p| (hub.to_owned(), p.to_owned()))
         });
         assert_eq!(settings, expected.collect::<Vec<_>>());
         assert!(
-            ways.iter().all(|way| !format!("{:?} {}", way.route, way.proxy).contains("s3cret"))
+            routes
+                .iter()
+                .all(|route| !format!("{:?} {}", route.choice, route.proxy).contains("s3cret"))
         );
         let wrong = all("htps://a:s3cret@h.test", &proxies, None).await.err().unwrap().0;
         assert!(wrong.contains("h.test") && !wrong.contains("s3cret"), "{wrong}");
