@@ -8,14 +8,13 @@ use bellwire_client::Address;
 use bellwire_client::agent::config::credential_from;
 use serde::Serialize;
 
+use bellwire_proto::limits::CONTEXT_NAME_CHARS_MAX;
+
 use crate::args::{ContextAdd, ContextCommand};
 use crate::connect;
 use crate::contexts::{self, Context, Contexts};
 use crate::exit::{self, Usage};
 use crate::out::{self, BOLD, DIM, Form, GOOD};
-
-/// Characters of the longest name.
-const NAME_CHARS_MAX: usize = 64;
 
 pub(crate) fn run(command: ContextCommand, form: Form) -> anyhow::Result<u8> {
     match command {
@@ -52,8 +51,9 @@ fn remove(name: &str, form: Form) -> anyhow::Result<()> {
 fn add(add: ContextAdd, form: Form) -> anyhow::Result<()> {
     let ContextAdd { name, hub, token_file, ca_file, use_it, replace } = add;
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if !(1..=NAME_CHARS_MAX).contains(&name.len()) || !name.bytes().all(legal) {
-        let rule = format!("a context is named by 1 to {NAME_CHARS_MAX} of A-Z a-z 0-9 . _ -");
+    if !(1..=CONTEXT_NAME_CHARS_MAX).contains(&name.len()) || !name.bytes().all(legal) {
+        let rule =
+            format!("a context is named by 1 to {CONTEXT_NAME_CHARS_MAX} of A-Z a-z 0-9 . _ -");
         return Err(Usage(rule).into());
     }
     let (mut token, mut file) = (None, None);

@@ -11,16 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bellwire_proto::limits::CONTEXTS_LOCK_TIMEOUT;
+use bellwire_proto::limits::{CONTEXTS_FILE_BYTES_MAX, CONTEXTS_LOCK_TIMEOUT};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Usage;
 use crate::out;
-
-/// Bytes of the longest file of contexts that is read: thousands of them.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// All contexts, as they are in the file.
 #[derive(Default, Serialize, Deserialize)]
@@ -105,10 +102,10 @@ fn read(path: &Path) -> Result<Contexts, Usage> {
         });
     }
     let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| fault(&e))?;
+    file.take(CONTEXTS_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(|e| fault(&e))?;
     // Part of a file would be written back as the whole.
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(fault(&format!("it is longer than {FILE_BYTES_MAX} bytes")));
+    if text.len() as u64 > CONTEXTS_FILE_BYTES_MAX {
+        return Err(fault(&format!("it is longer than {CONTEXTS_FILE_BYTES_MAX} bytes")));
     }
     // The message of the parser would quote the line, which may have a token.
     toml::from_str(&text).map_err(|e: toml::de::Error| {

@@ -403,7 +403,7 @@ impl Commands {
             return None;
         }
         let is_known =
-            |(command, job): (&Seq, &Job)| self.agenda.is_active(*command) == !job.is_dormant();
+            |(command, job): (&Seq, &Job)| self.agenda.is_active(*command) != job.is_dormant();
         debug_assert!(self.jobs.iter().all(is_known), "the agenda lags behind the jobs");
         let is_stored = |job: &Job| job.stored <= committed;
         let urgent = self.agenda.active().find_map(|command| {

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bellwire_core::{HubEvent, Presence};
+use bellwire_proto::limits::{FEED_BYTES_MAX, FEED_EVENTS_MAX};
 use bellwire_proto::stream::{Bye, ByeReason};
 use bellwire_proto::{Code, CommandId, Delivery, DeviceChange, DeviceEvent, DeviceId, Problem};
 use tokio::sync::{Notify as Wake, mpsc};
@@ -38,11 +39,6 @@ use readers::WatchedScope;
 pub(crate) use subscribers::Mailbox;
 use subscribers::{EventOwner, MailboxSignals, Role, State, Watcher};
 
-/// Events that wait for the feed's task. A hub does some ten thousand changes a second at most: this is most
-/// of a second of them, and the task needs some microseconds for each.
-const QUEUE_EVENTS_MAX: usize = 32_768;
-/// Bytes of output and results in the events that wait.
-const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Events that are sent on together: what they need of the store is read at once, so that a fleet that
 /// comes into being, or comes back, costs a read for so many devices and not one for each. A device may have
 /// 16 KiB of facts: these are 4 MiB.
@@ -89,7 +85,7 @@ struct DeliveryChange {
 impl Feed {
     /// A feed without observers and watchers, and its task, which ends with it.
     pub(crate) fn start(store: Arc<dyn Store>, plane: Plane, clock: Clock) -> Arc<Self> {
-        let (queue, events) = mpsc::channel(QUEUE_EVENTS_MAX);
+        let (queue, events) = mpsc::channel(FEED_EVENTS_MAX);
         let feed = Arc::new(Self {
             store,
             plane,
@@ -115,7 +111,7 @@ impl Feed {
     pub(crate) fn report(&self, event: FeedEvent) {
         let bytes = event.weight();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
-        let refused = if queued + bytes <= QUEUE_BYTES_MAX {
+        let refused = if queued + bytes <= FEED_BYTES_MAX {
             self.queue.try_send(event).err().map(mpsc::error::TrySendError::into_inner)
         } else {
             Some(event)

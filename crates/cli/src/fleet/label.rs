@@ -6,7 +6,7 @@ use std::time::Duration;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, Error};
 use bellwire_proto::labels::{LabelsPatch, is_label_key, is_label_value, merge};
-use bellwire_proto::limits::PAGE_ITEMS_MAX;
+use bellwire_proto::limits::{LABEL_DEVICES_MAX, PAGE_ITEMS_MAX};
 use bellwire_proto::{Code, Device, DeviceId, Selector};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
@@ -22,8 +22,6 @@ const AT_ONCE: usize = 16;
 /// How often a request is repeated of which the hub had too many, and how long it waits for that at most.
 const ASKED_AGAIN_MAX: usize = 5;
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Devices that one command changes at most: their names are in memory.
-pub(crate) const DEVICES_MAX: usize = 1_000_000;
 
 pub(crate) async fn change(args: Label, form: Form) -> anyhow::Result<u8> {
     let (device, changes) = match &args.select {
@@ -78,8 +76,9 @@ async fn change_many(
                 names.push(id);
             }
         }
-        if differ > DEVICES_MAX {
-            let why = format!("more than {DEVICES_MAX} appliances match; narrow the selector");
+        if differ > LABEL_DEVICES_MAX {
+            let why =
+                format!("more than {LABEL_DEVICES_MAX} appliances match; narrow the selector");
             return Err(Usage(why).into());
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bellwire_hub::app::{self, StartError};
-use bellwire_hub::config::{Config, Fault, Loaded, Origin, VARIABLE_PREFIX};
+use bellwire_hub::config::{Config, Fault, Loaded, SettingLayer, VARIABLE_PREFIX};
 
 use crate::args::fleet::{ConfigCommand, HubSettings};
 use crate::config_lines::{line_of, quotes_hint};
@@ -47,8 +47,8 @@ fn with_file(fault: &Fault, file: Option<(&Path, &str)>) -> String {
     let path = path.display();
     match fault {
         Fault::Syntax { line, .. } => format!("{path}: {fault}{}", quotes_hint(text, *line)),
-        Fault::UnknownKey { origin: Origin::File, key }
-        | Fault::Value { origin: Origin::File, key, .. } => match line_of(text, key) {
+        Fault::UnknownKey { origin: SettingLayer::File, key }
+        | Fault::Value { origin: SettingLayer::File, key, .. } => match line_of(text, key) {
             Some(line) => format!("{path}, line {line}: {fault}"),
             None => format!("{path}: {fault}"),
         },

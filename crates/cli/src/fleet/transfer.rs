@@ -13,13 +13,13 @@ use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, Error};
 use bellwire_proto::labels::{LabelsPatch, is_label_key};
-use bellwire_proto::limits::{DEVICES_FILE_BYTES_MAX, PAGE_ITEMS_MAX};
+use bellwire_proto::limits::{DEVICES_FILE_BYTES_MAX, LABEL_DEVICES_MAX, PAGE_ITEMS_MAX};
 use bellwire_proto::{Code, Device, DeviceId, Labels};
 use csv::StringRecord;
 use futures_util::TryStreamExt as _;
 use serde_json::json;
 
-use super::label::{self, DEVICES_MAX};
+use super::label;
 use crate::args::fleet::{Export, Import, TransferCommand};
 use crate::connect;
 use crate::exit::{self, Usage};
@@ -151,9 +151,9 @@ fn parse(from: impl Read) -> Result<BTreeMap<DeviceId, Labels>, Usage> {
         let line = row.position().map_or(0, csv::Position::line);
         let (device, labels) = line_of(&columns, device_at, &row)
             .map_err(|why| Usage(format!("line {line}: {why}")))?;
-        if devices.len() == DEVICES_MAX {
+        if devices.len() == LABEL_DEVICES_MAX {
             return Err(Usage(format!(
-                "line {line}: a file has at most {DEVICES_MAX} devices; split it"
+                "line {line}: a file has at most {LABEL_DEVICES_MAX} devices; split it"
             )));
         }
         let twice = format!("line {line}: {device} is on an earlier line too");

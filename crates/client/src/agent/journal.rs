@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bellwire_proto::DeviceId;
+use bellwire_proto::limits::AGENT_JOURNAL_LINE_BYTES_MAX;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -53,9 +54,6 @@ const DIR_MODE: u32 = 0o711;
 /// How often, and after which pause, a lock that is held is requested again.
 const LOCK_TRIES: u32 = 5;
 const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(50);
-/// The longest line that is written and read: it bounds the memory that a damaged file can take. A command with
-/// its data and its result has about 2 MiB.
-const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
@@ -135,7 +133,7 @@ impl Journal {
     ) -> Result<(), AppendError> {
         let line = line::encode(&records).map_err(io::Error::from)?;
         // A line that is too long to be read again is not written.
-        if line.len() as u64 > LINE_BYTES_MAX {
+        if line.len() as u64 > AGENT_JOURNAL_LINE_BYTES_MAX {
             return Err(AppendError::Full);
         }
         let after = self.bytes + line.len() as u64;

@@ -84,13 +84,13 @@ async fn an_observer_whose_events_all_fit_gets_them_all() {
 
 #[tokio::test]
 async fn observers_are_cut_off_when_more_events_wait_than_may() {
-    assert_eq!(cut_off_after(QUEUE_EVENTS_MAX + 1, 0).await, Some(0));
+    assert_eq!(cut_off_after(FEED_EVENTS_MAX + 1, 0).await, Some(0));
 }
 
 #[tokio::test]
 async fn observers_are_cut_off_when_the_events_that_wait_hold_more_than_they_may() {
     let each = 64 * 1024;
-    assert_eq!(cut_off_after(QUEUE_BYTES_MAX / each + 1, each).await, Some(0));
+    assert_eq!(cut_off_after(FEED_BYTES_MAX / each + 1, each).await, Some(0));
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn a_full_queue_makes_watchers_of_that_command_read_again_and_ends_none() 
     let other = watch(CommandId::from_parts(2, [0; 10]));
     let missed = |mailbox: &Mailbox| mailbox.signals.missed.load(Ordering::Acquire);
 
-    for _ in 0..QUEUE_EVENTS_MAX {
+    for _ in 0..FEED_EVENTS_MAX {
         feed.report(event(None));
     }
     assert!(!missed(&changed) && !missed(&other), "all of them fit");

@@ -10,7 +10,9 @@ use bellwire_proto::DeviceId;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{FORMAT, Head, JournalError, LINE_BYTES_MAX, Record, line};
+use bellwire_proto::limits::AGENT_JOURNAL_LINE_BYTES_MAX;
+
+use super::{FORMAT, Head, JournalError, Record, line};
 
 /// A range of bytes in the file, usually a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,8 +178,8 @@ fn check_head(path: &Path, line: &[u8], device: &DeviceId) -> Result<bool, Journ
 /// any that is written is returned without its end, and so is a bad one.
 fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
     line.clear();
-    let bytes = reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', line)? as u64;
-    if bytes < LINE_BYTES_MAX || line.ends_with(b"\n") {
+    let bytes = reader.by_ref().take(AGENT_JOURNAL_LINE_BYTES_MAX).read_until(b'\n', line)? as u64;
+    if bytes < AGENT_JOURNAL_LINE_BYTES_MAX || line.ends_with(b"\n") {
         return Ok(bytes);
     }
     Ok(bytes + reader.skip_until(b'\n')? as u64)

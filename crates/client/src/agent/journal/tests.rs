@@ -410,7 +410,7 @@ fn a_line_too_long_to_be_read_again_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, _) = open(dir.path()).unwrap();
     let command = bellwire_proto::CommandId::from_parts(1, [1; 10]);
-    let boot = BootId::from(&*"x".repeat(LINE_BYTES_MAX as usize));
+    let boot = BootId::from(&*"x".repeat(AGENT_JOURNAL_LINE_BYTES_MAX as usize));
     let refused = journal.append(&[&Record::Started { command, run: 1, boot }], Reserve::default());
     assert!(matches!(refused, Err(AppendError::Full)), "{refused:?}");
 }
