@@ -105,12 +105,12 @@ fn succeeds(http: Http) {
 }
 
 #[test]
-fn an_agent_in_its_rest_tries_again_at_once_when_an_address_appears() {
-    if !has_own_network("an_agent_in_its_rest_tries_again_at_once_when_an_address_appears") {
+fn an_agent_that_pauses_tries_again_at_once_when_an_address_appears() {
+    if !has_own_network("an_agent_that_pauses_tries_again_at_once_when_an_address_appears") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // After this answer an agent rests for 15 minutes.
+    // After this answer an agent pauses for 15 minutes.
     let removed = r#"{"code":"gone","status":410,"title":"Gone","detail":"it was removed"}"#;
     let (hub, count) = server(page("410 Gone", "application/problem+json", removed));
     configure(folder.path(), &format!("hub = \"http://{hub}\"\nproxy = \"none\""));

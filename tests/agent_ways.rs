@@ -176,7 +176,7 @@ fn what_was_found_out_through_a_proxy_of_the_environment_is_no_hint_without_it()
     let shown_proxy = proxy.replace("u:s3cret@", "") + "/";
     assert_eq!(shown["proxy"], *shown_proxy, "{shown}");
     let known = scene.path("state").join("network.json");
-    let text = wait_until("the rest of the stream to be stored", || {
+    let text = wait_until("the suspension of the stream to be stored", || {
         let text = std::fs::read_to_string(&known).map_err(|error| error.to_string())?;
         if text.contains("\"rung\":\"rest\"") { Ok(text) } else { Err(text) }
     });

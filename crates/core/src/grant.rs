@@ -1,4 +1,4 @@
-//! Tokens: who may do what, as far as the core decides it. Contract, section 6.
+//! Tokens: who may do what, as far as the core decides it. Contract, section 6, "Tokens".
 //!
 //! A token is an entity. It is in memory while it is being changed, and in the store alone otherwise; what a request
 //! may do is checked by the hub before it reaches the core. Here is what must be decided in one place and be on disk
@@ -21,8 +21,8 @@ pub(crate) struct Grants {
     /// How many `admin` tokens there are, expired or not. None: the hub is open.
     admins: u64,
     entries: HashMap<TokenId, TokenEntry>,
-    /// The open streams of each token, so that its end costs no walk over all streams; without those of a device's own token, which
-    /// are found by the device, if it does not expire: a fleet has one of these for each stream.
+    /// The open streams of each token, so that its end costs no walk over all streams. A stream of a device with its own token
+    /// that does not expire is not here, which saves an entry for nearly each stream of a fleet: it is found by its device.
     sessions: BTreeSet<(TokenId, SessionId)>,
     /// How many a token has, if that is more than one: most are of a device, which has one.
     several: HashMap<TokenId, u64>,

@@ -24,7 +24,7 @@ pub(crate) struct StoredSend {
     pub(crate) device: Option<DeviceId>,
 }
 
-/// IdempotencyKeys that are not simply in the store.
+/// Keys that are being looked up, or whose command is not on disk yet.
 #[derive(Debug, Default)]
 pub(crate) struct IdempotencyKeys(HashMap<IdempotencyKey, KeyInUse>);
 
@@ -32,7 +32,7 @@ pub(crate) struct IdempotencyKeys(HashMap<IdempotencyKey, KeyInUse>);
 enum KeyInUse {
     /// It is being looked up, or its first send decided on; the others wait.
     Undecided(VecDeque<NewSend>),
-    /// Its command is made and on its way to disk.
+    /// Its command was made, and may not be on disk yet.
     Stored(StoredSend),
 }
 

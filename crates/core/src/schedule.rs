@@ -40,8 +40,8 @@ struct ScheduleEntry {
     record: ScheduleRecord,
     /// The next time, while it is in `due`.
     next: Option<Timestamp>,
-    /// A run of it is in `runs`. Its command may be on its way to the disk, when the row does not have the run any more: the
-    /// next time waits until that is there, or it would be taken for the next.
+    /// A run of it is in `runs`: its command is being stored. The row may already be without the run, so that this alone keeps
+    /// the next time from being decided before the command is on disk.
     under_way: bool,
     /// When the run is tried again, while it is in `retries`.
     retry_at: Option<Instant>,
@@ -112,7 +112,7 @@ impl Schedules {
             self.due.remove(&(at, id));
         }
         let record = &entry.record;
-        // With a run under way the next time waits; of one that is tried again it is the end.
+        // A run that is being stored comes before the next time. One that failed is tried again only until then.
         let runs = entry.under_way || (record.run.is_some() && entry.failure.is_none());
         if record.paused || runs {
             return;

@@ -223,7 +223,7 @@ impl Hub {
     /// Behind a server that is not Bellwire's own, streams are ordinary response bodies: everything
     /// works, at more memory for each stream.
     ///
-    /// The rule for web pages (contract, section 6) holds there too. It needs to know where that server listens, and by
+    /// The rule for web pages (contract, section 6, "Browsers") holds there too. It needs to know where that server listens, and by
     /// which names it is reached: set `Config::listen` and `Config::allowed_hosts` accordingly. By default `listen` is a
     /// loopback address, where only `localhost` and IP addresses are accepted as `Host`.
     pub fn router(&self) -> Router {

@@ -1,5 +1,5 @@
 //! The audit log, outside of the core: what the entries are called, how refusals are counted, and how those who follow the
-//! log are woken. Contract, section 6.
+//! log are woken. Contract, section 6, "Audit".
 //!
 //! An entry of something that was done is written by the core with the change itself. A refusal is written when it
 //! happens; those that are equal to it for the next minute (the same caller, address and code) only raise its count, which

@@ -1,4 +1,4 @@
-//! Who is calling: the token of a request, and what is remembered of tokens. Contract, section 6.
+//! Who is calling: the token of a request, and what is remembered of tokens. Contract, section 6, "Tokens".
 //!
 //! A token is looked up by its public id, and the SHA-256 of its secret compared in constant time; the secret itself is
 //! kept nowhere. What was looked up is remembered ([`remembered`]), so that a request looks once. The core reports each change of a
@@ -49,7 +49,7 @@ const ANNOUNCED_MAX: usize = 64;
 
 /// A token that was looked up, and when: as long as no token has changed since, it need not be looked up again.
 #[derive(Debug, Clone)]
-pub(crate) struct Found {
+pub(crate) struct TokenLookup {
     pub(crate) grant: Arc<Grant>,
     pub(crate) as_of: AsOf,
 }
@@ -113,15 +113,15 @@ impl Auth {
         &self,
         store: &dyn Store,
         id: TokenId,
-    ) -> Result<Option<Found>, StoreError> {
+    ) -> Result<Option<TokenLookup>, StoreError> {
         let as_of = self.remembered.latest();
         if let Some(grant) = self.remembered.find(id) {
-            return Ok(Some(Found { grant, as_of }));
+            return Ok(Some(TokenLookup { grant, as_of }));
         }
         let Some(stored) = store.token(id).await? else { return Ok(None) };
         let grant = Arc::new(Grant::new(stored));
         self.remembered.add(&grant, as_of);
-        Ok(Some(Found { grant, as_of }))
+        Ok(Some(TokenLookup { grant, as_of }))
     }
 
     /// A JWT, verified now or before by a key that is in use still; `None` when it does not work.
@@ -134,7 +134,7 @@ impl Auth {
         jwt: &Jwt,
         text: &str,
         now: Timestamp,
-    ) -> Result<Option<Found>, StoreError> {
+    ) -> Result<Option<TokenLookup>, StoreError> {
         let mut digested = [0; 32];
         digested.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
         let as_of = self.remembered.latest();
@@ -142,7 +142,7 @@ impl Auth {
             && grant.has(&digested)
             && grant.key().is_some_and(|key| jwt.has(key))
         {
-            return Ok(Some(Found { grant, as_of }));
+            return Ok(Some(TokenLookup { grant, as_of }));
         }
         let given = match jwt.grant_now(text, now).await {
             Ok(given) => given,
@@ -160,7 +160,7 @@ impl Auth {
         };
         let grant = Arc::new(Grant::of_jwt(digested, given, pending));
         self.remembered.add(&grant, as_of);
-        Ok(Some(Found { grant, as_of }))
+        Ok(Some(TokenLookup { grant, as_of }))
     }
 
     /// A token is used in this minute since the epoch. Gives the uses that are to be written now.

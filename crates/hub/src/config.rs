@@ -86,7 +86,7 @@ pub struct Config {
     /// Actions that the classic format accepts beside `ping` and `close`; an event has the name of its action. Default
     /// none.
     pub classic_actions: Vec<String>,
-    /// Origins of web pages, beside the hub's own, that may send, listen and read (contract, section 6). Default none.
+    /// Origins of web pages, beside the hub's own, that may send, listen and read (contract, section 6, "Browsers"). Default none.
     pub cors_origins: Vec<PageOrigin>,
     /// Names, beside `localhost`, by which an open hub is reached on a loopback address: what a reverse proxy before it
     /// sends as `Host`. Default none.

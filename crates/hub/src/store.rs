@@ -108,7 +108,7 @@ pub trait Store: Send + Sync + 'static {
     /// Several devices by their names, in the order given; `None` for one that is not known.
     fn devices_named(&self, ids: Vec<DeviceId>) -> ReadFuture<Vec<Option<StoredDevice>>>;
 
-    /// Devices in the order of the filter, after a place, `limit` at most; `rows_max` rows are looked at for them at most.
+    /// Devices in the order of the filter, after a position, `limit` at most; `rows_max` rows are looked at for them at most.
     fn devices(
         &self,
         filter: DeviceFilter,

@@ -1,4 +1,4 @@
-//! The audit log's entry: who did what, to whom, from where, and how it ended. Contract, section 6.
+//! The audit log's entry: who did what, to whom, from where, and how it ended. Contract, section 6, "Audit".
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Enrolment: a device gets its identity with a join token. Contract, section 6.
+//! Enrolment: a device gets its identity with a join token. Contract, section 6, "Enrolment".
 
 use serde::{Deserialize, Serialize};
 

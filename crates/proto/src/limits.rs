@@ -450,7 +450,7 @@ pub const JWT_USES_MAX: usize = 200_000;
 pub const FEED_EVENTS_MAX: usize = 32_768;
 /// Bytes of output and results in the events that wait there, likewise. Our choice.
 pub const FEED_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// How long the audit log is retained, in seconds. Contract, section 6. Setting `audit_keep`.
+/// How long the audit log is retained, in seconds. Contract, section 6, "Audit". Setting `audit_keep`.
 pub const AUDIT_KEEP_S: Range = Range { default: 90 * 86_400, min: 86_400, max: 3650 * 86_400 };
 /// Bytes of the audit log, about, beyond which its oldest entries are deleted before their time: some ten million entries by
 /// default, our choice. Setting `audit_bytes_max`.
@@ -458,7 +458,7 @@ pub const AUDIT_BYTES: Range = Range { default: 1 << 30, min: 1 << 20, max: 1 <<
 /// Refusals that are counted apart: those of so many callers, addresses and codes within a minute. Those of others are
 /// counted by their code alone. Our choice, some 2 MiB.
 pub const AUDIT_REFUSALS_MAX: usize = 4096;
-/// For how long equal refusals are one entry. Contract, section 6.
+/// For how long equal refusals are one entry. Contract, section 6, "Audit".
 pub const AUDIT_REFUSAL_WINDOW: Duration = Duration::from_secs(60);
 /// Streams that follow the audit log at once; one more is 429. Our choice: few people follow it.
 pub const AUDIT_FOLLOWERS_MAX: usize = 64;

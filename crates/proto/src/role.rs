@@ -1,4 +1,4 @@
-//! What a token may do, the token object of the API, and the body that makes one. Contract, section 6.
+//! What a token may do, the token object of the API, and the body that makes one. Contract, section 6, "Tokens".
 
 use serde::{Deserialize, Serialize};
 

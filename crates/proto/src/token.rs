@@ -1,4 +1,4 @@
-//! Tokens as their holders send them: `bw_<id>_<secret>`. Contract, section 6.
+//! Tokens as their holders send them: `bw_<id>_<secret>`. Contract, section 6, "Tokens".
 //!
 //! The id is public: it names the token in lists, logs and `created_by`. The secret is 256 random bits. Nothing here
 //! prints it but [`Credential::expose`], so that no log, error or debug output can show it by accident. What a token may

@@ -82,7 +82,7 @@ fn pause_after(loss: &Loss) -> Option<Duration> {
     Some(spread(pause_min).max(requested.unwrap_or_default()))
 }
 
-/// Whether an operator has yet to approve this device. Contract, section 6.
+/// Whether an operator has yet to approve this device. Contract, section 6, "Enrolment".
 fn is_pending(refusal: &Refusal) -> bool {
     refusal.status == StatusCode::FORBIDDEN
         && serde_json::from_slice::<Problem>(&refusal.body)

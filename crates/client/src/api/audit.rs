@@ -1,4 +1,4 @@
-//! The audit log, for admins. Contract, section 6.
+//! The audit log, for admins. Contract, section 6, "Audit".
 
 use bellwire_proto::limits::{EVENT_BYTES_MAX, WATCHER_SILENCE_MAX};
 use bellwire_proto::{AuditEntry, DeviceId, Page, Timestamp};

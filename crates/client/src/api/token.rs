@@ -1,4 +1,4 @@
-//! Tokens and enrolment. Contract, section 6.
+//! Tokens and enrolment. Contract, section 6, "Tokens".
 
 use bellwire_proto::{
     CreatedToken, Device, DeviceId, Enroll, Enrolled, NewToken, Page, Token, TokenId,

@@ -1,4 +1,4 @@
-//! A device gets its tokens: by enrolling, or from an operator. Contract, section 6.
+//! A device gets its tokens: by enrolling, or from an operator. Contract, section 6, "Enrolment".
 
 use bellwire_proto::{Code, DeviceChange, Labels, Problem, Role};
 

@@ -1,4 +1,4 @@
-//! The audit log: an entry is on disk with the change that it names, or neither is. Contract, section 6.
+//! The audit log: an entry is on disk with the change that it names, or neither is. Contract, section 6, "Audit".
 
 use bellwire_core::record::AuditRecord;
 use bellwire_core::{Answer, RequestId};

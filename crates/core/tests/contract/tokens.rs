@@ -1,4 +1,4 @@
-//! Tokens and enrolment. Contract, section 6.
+//! Tokens and enrolment. Contract, section 6, "Tokens".
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Cancelling the part of a command that its canceller sees. Contract, section 6: what is outside of a selector is not there, and
+//! Cancelling the part of a command that its canceller sees. Contract, section 6, "Tokens": what is outside of a selector is not there, and
 //! so it is neither cancelled nor a reason to refuse.
 
 use bellwire_proto::limits::{CANCEL_LOOK_EVERY, CANCEL_LOOKS, PAGE_ITEMS_MAX};

@@ -1,4 +1,4 @@
-//! Requests about tokens, enrolment and the certificates of clients, and who calls. Contract, section 6.
+//! Requests about tokens, enrolment and the certificates of clients, and who calls. Contract, section 6, "Tokens".
 
 use std::collections::HashSet;
 use std::sync::Arc;

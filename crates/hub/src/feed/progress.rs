@@ -166,9 +166,9 @@ mod tests {
             }
         };
         assert_eq!(refused.code, Code::RateLimited);
-        let room = WATCHER_BYTES_MAX - DEVICES * NAME_BYTES;
-        assert_eq!(watchers.len(), room / (DEVICES * WORD_BYTES));
-        assert!(memory.names(total).is_err(), "another command has no room either");
+        let remaining = WATCHER_BYTES_MAX - DEVICES * NAME_BYTES;
+        assert_eq!(watchers.len(), remaining / (DEVICES * WORD_BYTES));
+        assert!(memory.names(total).is_err(), "nothing remains for another command either");
 
         drop((watchers, names));
         assert_eq!(memory.held_bytes.load(Ordering::Acquire), 0);

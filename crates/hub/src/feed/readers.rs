@@ -1,4 +1,4 @@
-//! Who reads a stream of the feed, and what it sees. Contract, section 6.
+//! Who reads a stream of the feed, and what it sees. Contract, section 6, "Tokens".
 //!
 //! An observer with a scope gets what concerns the devices that its selector matches when the event is sent on. A watcher
 //! with a scope is shown the deliveries of devices that it saw when its snapshot was read; when anything changes of one of

@@ -1,4 +1,4 @@
-//! The audit log: `GET /v1/audit`, and what is written of each request. Contract, section 6.
+//! The audit log: `GET /v1/audit`, and what is written of each request. Contract, section 6, "Audit".
 //!
 //! Of a request that is carried out the driver has the core write an entry with the change. Here are the refusals: of
 //! credentials and limits on every route, of anything else where an operator wanted to change something. What devices

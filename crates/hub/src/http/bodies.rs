@@ -128,8 +128,12 @@ pub struct BatchItem {
 pub fn batch(body: &[u8]) -> Result<Vec<BatchItem>, Problem> {
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::bad_request("the body is not UTF-8"))?;
-    let items: Vec<&RawValue> = serde_json::from_str(text)
-        .map_err(|_| Problem::bad_request("the body is not a JSON array of reports"))?;
+    let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let detail =
+            format!("the body is not a JSON array of reports: line {line}, column {column}");
+        Problem::bad_request(detail)
+    })?;
     if items.len() > REPORT_BATCH_ITEMS_MAX {
         return Err(Problem::new(
             Code::PayloadTooLarge,

@@ -1,4 +1,4 @@
-//! Who sent a request, and what exists for them. Contract, section 6.
+//! Who sent a request, and what exists for them. Contract, section 6, "Tokens".
 //!
 //! Here the credential of a request becomes a caller; which route a role may call is in `rules.rs`, what is remembered of
 //! tokens in `auth.rs`.
@@ -14,7 +14,7 @@ use bellwire_proto::{
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use crate::auth::{Found, Presented, credential, is_for_another_server, secret_digest};
+use crate::auth::{Presented, TokenLookup, credential, is_for_another_server, secret_digest};
 use crate::driver::Driver;
 use crate::listen::RequestOrigin;
 use crate::store::{StoredDevice, Visible};
@@ -30,7 +30,7 @@ pub(in crate::http) enum Caller {
     /// The holder of a client's certificate, and the devices that exist for it.
     Certified(Arc<ClientIdentity>, Visible),
     /// The holder of a token.
-    Holder(Found),
+    Holder(TokenLookup),
 }
 
 impl Caller {
@@ -100,7 +100,7 @@ impl Caller {
             Self::Anonymous => driver.auth().is_open(),
             Self::OfOpenListener => true,
             Self::Certified(identity, _) => driver.auth().accepts(identity, driver.expiry_time()),
-            Self::Holder(Found { grant, as_of }) => match grant.key() {
+            Self::Holder(TokenLookup { grant, as_of }) => match grant.key() {
                 Some(key) => {
                     let known = driver.jwt().is_some_and(|jwt| jwt.has(key));
                     known && grant.works(driver.expiry_time())
@@ -109,7 +109,7 @@ impl Caller {
                 None if driver.auth().is_latest(*as_of) => grant.works(driver.expiry_time()),
                 None => {
                     let now = driver.auth().grant(driver.store(), grant.id).await?;
-                    now.is_some_and(|Found { grant: now, .. }| {
+                    now.is_some_and(|TokenLookup { grant: now, .. }| {
                         now.is(grant) && now.works(driver.expiry_time())
                     })
                 }
@@ -124,7 +124,7 @@ impl Caller {
     /// Those of [`Caller::still`]; `rate_limited` when there are too many to remember.
     pub(in crate::http) async fn stays(&self, driver: &Driver) -> Result<(), Problem> {
         // Before the look at the key: one that goes in between is noticed by either.
-        if let Self::Holder(Found { grant, .. }) = self
+        if let Self::Holder(TokenLookup { grant, .. }) = self
             && let (Some(key), Some(jwt)) = (grant.key(), driver.jwt())
         {
             let expires_at = grant.expires_at.unwrap_or_default();
@@ -184,7 +184,7 @@ impl Caller {
         match self {
             Self::Anonymous | Self::OfOpenListener => None,
             Self::Certified(identity, _) => Some(certificate_name(identity).into()),
-            Self::Holder(Found { grant, .. }) => Some(grant.name().into()),
+            Self::Holder(TokenLookup { grant, .. }) => Some(grant.name().into()),
         }
     }
 
@@ -203,7 +203,7 @@ impl Caller {
     pub(in crate::http) fn id(&self) -> Option<TokenId> {
         match self {
             Self::Anonymous | Self::OfOpenListener | Self::Certified(..) => None,
-            Self::Holder(Found { grant, .. }) => Some(grant.id),
+            Self::Holder(TokenLookup { grant, .. }) => Some(grant.id),
         }
     }
 
@@ -216,7 +216,7 @@ impl Caller {
                 expires_at: Some(identity.expires_at),
                 own: false,
             }),
-            Self::Holder(Found { grant, .. }) => {
+            Self::Holder(TokenLookup { grant, .. }) => {
                 let own = grant.role.device().is_some() && grant.key().is_none();
                 Some(TokenUse { id: grant.id, expires_at: grant.expires_at, own })
             }
@@ -237,7 +237,7 @@ impl Caller {
     /// `unauthenticated` when it was revoked meanwhile, `store_unavailable`.
     pub(in crate::http) async fn token(&self, driver: &Driver) -> Result<Token, Problem> {
         let (role, expires_at, note) = match self {
-            Self::Holder(Found { grant, .. }) => {
+            Self::Holder(TokenLookup { grant, .. }) => {
                 if let Some(token) = grant.jwt_token() {
                     return Ok(token);
                 }
@@ -266,7 +266,7 @@ impl Caller {
         match self {
             Self::Anonymous | Self::OfOpenListener => &Role::Admin,
             Self::Certified(identity, _) => &identity.role,
-            Self::Holder(Found { grant, .. }) => &grant.role,
+            Self::Holder(TokenLookup { grant, .. }) => &grant.role,
         }
     }
 
@@ -280,7 +280,7 @@ impl Caller {
         match self {
             Self::Anonymous | Self::OfOpenListener => Visible::all(),
             Self::Certified(_, visible) => visible.clone(),
-            Self::Holder(Found { grant, .. }) => grant.visible.clone(),
+            Self::Holder(TokenLookup { grant, .. }) => grant.visible.clone(),
         }
     }
 

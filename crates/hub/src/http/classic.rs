@@ -158,7 +158,7 @@ impl Classic {
         Ok(Self { shared, browsers: None })
     }
 
-    /// Checks which web pages may use it (contract, section 6). Without this every page may.
+    /// Checks which web pages may use it (contract, section 6, "Browsers"). Without this every page may.
     #[must_use]
     pub fn for_browsers(self, browsers: Browsers) -> Self {
         Self { browsers: Some(Arc::new(browsers)), ..self }

@@ -1,4 +1,4 @@
-//! Which role may call which route. Contract, section 6.
+//! Which role may call which route. Contract, section 6, "Tokens".
 //!
 //! Every entry of the table of routes states its rule, or the table does not compile. What an operator sees and sends
 //! within a route is checked by the handler, through the caller.

@@ -43,10 +43,10 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
     let page = super::page_request(&mut query)?;
     query.finish()?;
     let store = request.driver.store();
-    let found = match Seen::of(&request.caller) {
-        Seen::All => store.schedules(None, page).await?,
-        Seen::Own(token) => store.schedules(Some(token), page).await?,
-        Seen::Nothing => Page { items: Vec::new(), next: None },
+    let found = match VisibleSchedules::of(&request.caller) {
+        VisibleSchedules::All => store.schedules(None, page).await?,
+        VisibleSchedules::Own(token) => store.schedules(Some(token), page).await?,
+        VisibleSchedules::Nothing => Page { items: Vec::new(), next: None },
     };
     let items = found.items.into_iter().map(shown).collect();
     page::page(Page { items, next: found.next }, |last: &Schedule| Cursor::after_schedule(last.id))
@@ -129,7 +129,7 @@ async fn find(driver: &Driver, caller: &Caller, given: String) -> Result<Schedul
         return Err(Problem::bad_request("a schedule is named by its id or its name"));
     }
     let found = read(driver, given).await?;
-    let seen = Seen::of(caller);
+    let seen = VisibleSchedules::of(caller);
     found.filter(|found| seen.has(found)).ok_or_else(unknown)
 }
 
@@ -141,14 +141,14 @@ async fn read(driver: &Driver, given: String) -> Result<Option<ScheduleRecord>, 
 }
 
 /// Which schedules are there for a caller.
-enum Seen {
+enum VisibleSchedules {
     All,
     /// Those that this token made.
     Own(TokenId),
     Nothing,
 }
 
-impl Seen {
+impl VisibleSchedules {
     /// An operator within a scope has its own; whoever has no token that can have made one has none.
     fn of(caller: &Caller) -> Self {
         match caller.role() {

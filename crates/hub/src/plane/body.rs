@@ -79,11 +79,11 @@ impl BodyWriter {
         }
         let mut taken = 0;
         for piece in pieces {
-            let room = BODY_BUFFER_BYTES_MAX.saturating_sub(state.held);
-            if room == 0 {
+            let capacity = BODY_BUFFER_BYTES_MAX.saturating_sub(state.held);
+            if capacity == 0 {
                 break;
             }
-            let piece = piece.slice(..piece.len().min(room));
+            let piece = piece.slice(..piece.len().min(capacity));
             state.held += piece.len();
             taken += piece.len();
             state.pieces.push_back(piece);

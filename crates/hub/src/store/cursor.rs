@@ -95,23 +95,23 @@ impl Cursor {
     }
 
     /// In a list of devices that is sorted so: after this one.
-    pub fn after_position(by: SortKey, place: DevicePosition) -> Self {
+    pub fn after_position(by: SortKey, position: DevicePosition) -> Self {
         Self(match by {
-            SortKey::Id => Position::Device(place.device),
-            by => Position::Sorted(by, place),
+            SortKey::Id => Position::Device(position.device),
+            by => Position::Sorted(by, position),
         })
     }
 
-    /// The place, if this is a cursor of devices that are sorted so.
+    /// The position, if this is a cursor of devices that are sorted so.
     ///
     /// # Errors
     /// When it is one of another list, or of another order.
-    pub fn place(&self, by: SortKey) -> Result<DevicePosition, BadCursor> {
+    pub fn position(&self, by: SortKey) -> Result<DevicePosition, BadCursor> {
         match &self.0 {
             Position::Device(device) if by == SortKey::Id => {
                 Ok(DevicePosition { device: device.clone(), value: 0 })
             }
-            Position::Sorted(sorted, place) if *sorted == by => Ok(place.clone()),
+            Position::Sorted(sorted, position) if *sorted == by => Ok(position.clone()),
             _ => Err(BadCursor),
         }
     }
@@ -199,10 +199,10 @@ impl fmt::Display for Cursor {
             Position::Token(token) => [&[TOKEN_V1][..], token.as_str().as_bytes()].concat(),
             Position::Schedule(id) => [&[SCHEDULE_V1][..], &id.to_bytes()].concat(),
             Position::Key(key) => [&[KEY_V1][..], key.as_bytes()].concat(),
-            Position::Sorted(by, place) => {
+            Position::Sorted(by, position) => {
                 let kind = if *by == SortKey::Queued { QUEUED_V1 } else { LAST_SEEN_V1 };
-                let device = place.device.as_str().as_bytes();
-                [&[kind][..], &place.value.to_be_bytes(), device].concat()
+                let device = position.device.as_str().as_bytes();
+                [&[kind][..], &position.value.to_be_bytes(), device].concat()
             }
         };
         f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
@@ -296,9 +296,9 @@ mod tests {
         assert_eq!(Cursor::after_seq(Seq::new(1)).device(), Err(BadCursor));
         let device = Cursor::after_device("a".parse().unwrap());
         assert_eq!(device.seq(), Err(BadCursor));
-        assert!(device.place(SortKey::Id).is_ok());
-        assert_eq!(device.place(SortKey::Queued), Err(BadCursor));
-        let queued = Cursor::after_position(SortKey::Queued, device.place(SortKey::Id).unwrap());
-        assert_eq!(queued.place(SortKey::LastSeen), Err(BadCursor));
+        assert!(device.position(SortKey::Id).is_ok());
+        assert_eq!(device.position(SortKey::Queued), Err(BadCursor));
+        let queued = Cursor::after_position(SortKey::Queued, device.position(SortKey::Id).unwrap());
+        assert_eq!(queued.position(SortKey::LastSeen), Err(BadCursor));
     }
 }

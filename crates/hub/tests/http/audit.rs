@@ -1,4 +1,4 @@
-//! The audit log over the wire. Contract, section 6.
+//! The audit log over the wire. Contract, section 6, "Audit".
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Requests that a web page makes a browser send: over every route, by what browsers really send. Contract, section 6.
+//! Requests that a web page makes a browser send: over every route, by what browsers really send. Contract, section 6, "Browsers".
 
 use axum::Router;
 use bellwire_hub::http;

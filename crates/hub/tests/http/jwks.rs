@@ -1,5 +1,5 @@
 //! The keys of another issuer's tokens: they rotate, come from a URL, and end what was opened with them. The fetches
-//! themselves are tested beside their code (`hub/src/jwt/source/tests.rs`). Contract, section 6.
+//! themselves are tested beside their code (`hub/src/jwt/source/tests.rs`). Contract, section 6, "Tokens of another issuer".
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

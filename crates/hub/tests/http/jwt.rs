@@ -1,4 +1,4 @@
-//! Tokens of another issuer over the wire. Contract, section 6.
+//! Tokens of another issuer over the wire. Contract, section 6, "Tokens of another issuer".
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! How much one address and one token may ask for. Contract, section 6; docs/config.md, "Limits".
+//! How much one address and one token may ask for. Contract, section 6, "Limits"; docs/config.md, "Limits".
 
 use bellwire_hub::config::Quotas;
 use bellwire_proto::limits::DELIVERY_STORED_BYTES;

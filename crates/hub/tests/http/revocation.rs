@@ -1,4 +1,4 @@
-//! What ends with a token: streams, polls, and requests that take their time. Contract, section 6.
+//! What ends with a token: streams, polls, and requests that take their time. Contract, section 6, "Tokens".
 
 use serde_json::{Value, json};
 

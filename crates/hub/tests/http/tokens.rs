@@ -1,4 +1,4 @@
-//! Tokens, scopes and enrolment over the wire. Contract, section 6.
+//! Tokens, scopes and enrolment over the wire. Contract, section 6, "Tokens".
 
 use bellwire_hub::store::Cursor;
 use serde_json::{Value, json};

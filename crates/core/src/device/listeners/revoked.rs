@@ -1,4 +1,4 @@
-//! Streams and polls whose token does not work any more end. Contract, section 6.
+//! Streams and polls whose token does not work any more end. Contract, section 6, "Tokens".
 
 use bellwire_proto::TokenId;
 use bellwire_proto::stream::ByeReason;

@@ -1,7 +1,7 @@
 //! `GET /v1/devices`: which devices, in which order, page by page. Contract, section 6.
 //!
 //! The store knows labels, facts, queues and past contacts; the core alone knows who is online. So a page comes from one of
-//! two places, or from one after the other: from the store, leaving out who is online or is not; or from the names of those
+//! two sources, or from one after the other: from the store, leaving out who is online or is not; or from the names of those
 //! that are online, leaving out whom the store says do not fit. Rows are read for what is on the page alone, and what is
 //! looked at for a page is bounded: one with fewer items than requested, or none, may be followed by another.
 
@@ -42,7 +42,7 @@ pub(in crate::http) async fn list(request: Request) -> Result<Response, Problem>
     query.finish()?;
 
     let open = |cursor| {
-        request.driver.store().open_cursor(cursor).and_then(|cursor| cursor.place(order.by))
+        request.driver.store().open_cursor(cursor).and_then(|cursor| cursor.position(order.by))
     };
     let after = page.after.map(open).transpose();
     let after = after.map_err(|bad| Problem::bad_request(format!("parameter after: {bad}")))?;
@@ -70,11 +70,11 @@ pub(in crate::http) async fn list(request: Request) -> Result<Response, Problem>
         rows_max: LIST_ROWS_MAX,
         searched_max: DEVICES_SEARCHED_MAX,
     };
-    let (devices, places) = search.page(after).await?;
+    let (devices, positions) = search.page(after).await?;
     page::page(devices, |last| {
-        let place = places.into_iter().find(|place| place.device == last.id);
+        let position = positions.into_iter().find(|position| position.device == last.id);
         let here = DevicePosition { device: last.id.clone(), value: 0 };
-        Cursor::after_position(order.by, place.unwrap_or(here))
+        Cursor::after_position(order.by, position.unwrap_or(here))
     })
 }
 
@@ -98,8 +98,8 @@ enum From {
 }
 
 /// What was found for a page, and what remains of its bounds.
-struct Found {
-    places: Vec<DevicePosition>,
+struct SearchProgress {
+    positions: Vec<DevicePosition>,
     /// How far the search has come, when there may be more.
     next: Option<DevicePosition>,
     rows: u32,
@@ -111,8 +111,8 @@ impl Search<'_> {
         &self,
         after: Option<DevicePosition>,
     ) -> Result<(Page<Device>, Vec<DevicePosition>), Problem> {
-        let mut found = Found {
-            places: Vec::new(),
+        let mut found = SearchProgress {
+            positions: Vec::new(),
             next: after,
             rows: self.rows_max,
             searched: self.searched_max,
@@ -124,12 +124,13 @@ impl Search<'_> {
             found.next = None;
         }
         for from in sources {
-            // What is past the last of one source is before the first of the next.
-            if self.is_past(from, found.next.as_ref()) {
+            // The list is those online and then the others, or the reverse: behind a device of the second source, the first has
+            // no more.
+            if self.is_exhausted(from, found.next.as_ref()) {
                 continue;
             }
             // At the end of one source a bound may have run out. At least one device of the next is looked at, from which the
-            // search can go on: without a place it would look like the end of the list.
+            // search can go on: without a position it would look like the end of the list.
             found.rows = found.rows.max(1);
             found.searched = found.searched.max(1);
             match from {
@@ -140,14 +141,14 @@ impl Search<'_> {
                 break;
             }
         }
-        if found.places.len() > self.limit {
-            found.places.truncate(self.limit);
-            found.next = found.places.last().cloned();
+        if found.positions.len() > self.limit {
+            found.positions.truncate(self.limit);
+            found.next = found.positions.last().cloned();
         }
         // A cursor names a device, which should be one that is there for the reader. Without one the search goes on from the
         // row itself, whoever's that is, or it would never end.
-        if !self.filter.visible.is_all() && found.next.is_some() && !found.places.is_empty() {
-            found.next = found.places.last().cloned();
+        if !self.filter.visible.is_all() && found.next.is_some() && !found.positions.is_empty() {
+            found.next = found.positions.last().cloned();
         }
         self.read(found).await
     }
@@ -178,7 +179,7 @@ impl Search<'_> {
         if self.filter.unseen_before.is_some() { Some(false) } else { self.online }
     }
 
-    fn is_past(&self, from: From, after: Option<&DevicePosition>) -> bool {
+    fn is_exhausted(&self, from: From, after: Option<&DevicePosition>) -> bool {
         let Some(after) = after.filter(|_| self.filter.order.by == SortKey::LastSeen) else {
             return false;
         };
@@ -190,7 +191,7 @@ impl Search<'_> {
     }
 
     /// Those that are online, by name: through their names, or through what the selector finds if there are many.
-    async fn search_online(&self, found: &mut Found) -> Result<(), Problem> {
+    async fn search_online(&self, found: &mut SearchProgress) -> Result<(), Problem> {
         let by_last_seen = self.filter.order.by == SortKey::LastSeen;
         let value = if by_last_seen { DevicePosition::ONLINE } else { 0 };
         found.next = found.next.take().filter(|after| after.value == value);
@@ -199,9 +200,9 @@ impl Search<'_> {
             let filter = DeviceFilter { order, ..self.filter.clone() };
             return self.search_rows(&filter, Some(true), Some(value), found).await;
         }
-        let mut after = found.next.take().map(|place| place.device);
+        let mut after = found.next.take().map(|position| position.device);
         let mut part = self.limit + 1;
-        while found.places.len() <= self.limit {
+        while found.positions.len() <= self.limit {
             let limit = part.min(PART).min(found.searched);
             part = part.saturating_mul(2);
             let (prefix, descending) = (&self.filter.prefix, self.filter.order.descending);
@@ -216,13 +217,13 @@ impl Search<'_> {
             let fit = self.driver.store().devices_fitting(self.filter.clone(), names).await?;
             let presences = self.driver.presences(&fit)?;
             let fit = fit.into_iter().zip(presences).filter(|(_, now)| self.fits(now, Some(true)));
-            found.places.extend(fit.map(|(device, _)| DevicePosition { device, value }));
+            found.positions.extend(fit.map(|(device, _)| DevicePosition { device, value }));
             after = Some(last);
         }
         Ok(())
     }
 
-    async fn search_store(&self, found: &mut Found) -> Result<(), Problem> {
+    async fn search_store(&self, found: &mut SearchProgress) -> Result<(), Problem> {
         let online = match self.online() {
             None if self.filter.order.by == SortKey::LastSeen => Some(false),
             online => online,
@@ -230,28 +231,29 @@ impl Search<'_> {
         self.search_rows(&self.filter, online, None, found).await
     }
 
-    /// Through the rows of the store. `value` is what the places have, where it is not what the store says.
+    /// Through the rows of the store. `value` is what the positions have, where it is not what the store says.
     async fn search_rows(
         &self,
         filter: &DeviceFilter,
         online: Option<bool>,
         value: Option<i64>,
-        found: &mut Found,
+        found: &mut SearchProgress,
     ) -> Result<(), Problem> {
         let by_presence = online.is_some() || self.conflict.is_some();
-        let of_store = |place: DevicePosition| DevicePosition { value: 0, ..place };
-        let placed = |place: DevicePosition| match value {
-            Some(value) => DevicePosition { value, ..place },
-            None => place,
+        let of_store = |position: DevicePosition| DevicePosition { value: 0, ..position };
+        let at_value = |position: DevicePosition| match value {
+            Some(value) => DevicePosition { value, ..position },
+            None => position,
         };
         let mut after = found.next.take();
-        let mut part = self.limit + 1 - found.places.len().min(self.limit);
+        let mut part = self.limit + 1 - found.positions.len().min(self.limit);
         loop {
             let limit = if by_presence { part.min(PART).min(found.searched) } else { part };
             // As many as are missing, and more where few of them fit.
             part = part.saturating_mul(2);
-            let from =
-                after.take().map(|place| if value.is_some() { of_store(place) } else { place });
+            let from = after
+                .take()
+                .map(|position| if value.is_some() { of_store(position) } else { position });
             let rows =
                 self.driver.store().devices(filter.clone(), from, limit as u32, found.rows).await?;
             found.rows = found.rows.saturating_sub(rows.looked_at);
@@ -260,13 +262,13 @@ impl Search<'_> {
                 let presences = self.driver.presences(rows.found.iter().map(|p| &p.device))?;
                 let fit = rows.found.into_iter().zip(presences);
                 let fit = fit.filter(|(_, now)| self.fits(now, online));
-                found.places.extend(fit.map(|(place, _)| placed(place)));
+                found.positions.extend(fit.map(|(position, _)| at_value(position)));
             } else {
-                found.places.extend(rows.found);
+                found.positions.extend(rows.found);
             }
             let bounded = found.rows == 0 || found.searched == 0;
-            match rows.next.map(placed) {
-                Some(next) if found.places.len() <= self.limit && !bounded => after = Some(next),
+            match rows.next.map(at_value) {
+                Some(next) if found.positions.len() <= self.limit && !bounded => after = Some(next),
                 next => {
                     found.next = next;
                     return Ok(());
@@ -281,15 +283,18 @@ impl Search<'_> {
     }
 
     /// The rows of what was found, as many as fit on a page.
-    async fn read(&self, found: Found) -> Result<(Page<Device>, Vec<DevicePosition>), Problem> {
+    async fn read(
+        &self,
+        found: SearchProgress,
+    ) -> Result<(Page<Device>, Vec<DevicePosition>), Problem> {
         let mut items: Vec<Device> = Vec::new();
         let mut next = found.next;
         let mut bytes = 0;
-        for part in found.places.chunks(ROWS) {
+        for part in found.positions.chunks(ROWS) {
             if bytes > PAGE_BYTES_MAX {
                 break;
             }
-            let ids = part.iter().map(|place| place.device.clone()).collect();
+            let ids = part.iter().map(|position| position.device.clone()).collect();
             let rows = self.driver.store().devices_named(ids).await?;
             for device in self.driver.show(rows.into_iter().flatten().collect())? {
                 // Its labels may have changed meanwhile: what is outside of a scope is not there.
@@ -300,18 +305,18 @@ impl Search<'_> {
             }
             if bytes > PAGE_BYTES_MAX {
                 next = part.last().cloned().filter(|last| {
-                    next.is_some() || found.places.last().is_some_and(|end| end != last)
+                    next.is_some() || found.positions.last().is_some_and(|end| end != last)
                 });
             }
         }
-        let next = next.and_then(|place| {
-            let shown = items.last().is_some_and(|last| last.id == place.device);
-            let cursor = Cursor::after_position(self.filter.order.by, place);
+        let next = next.and_then(|position| {
+            let shown = items.last().is_some_and(|last| last.id == position.device);
+            let cursor = Cursor::after_position(self.filter.order.by, position);
             // Of a device that is not there for the reader, nothing can be read.
             let named = shown || self.filter.visible.is_all();
             if named { Some(cursor) } else { self.driver.store().seal_cursor(&cursor) }
         });
-        Ok((Page { items, next: next.map(|cursor| cursor.to_string()) }, found.places))
+        Ok((Page { items, next: next.map(|cursor| cursor.to_string()) }, found.positions))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The audit log: how it is written, read, and bounded in time and bytes. Contract, section 6.
+//! The audit log: how it is written, read, and bounded in time and bytes. Contract, section 6, "Audit".
 //!
 //! What is committed together is one row, a block (`audit/block.rs`): an insert at the end of one table, however many entries
 //! it has. So there is no index to be found by: a list is a walk from the newest entry backwards, a page at a time.

@@ -106,12 +106,12 @@ fn registered(
     let mut page = TargetPage::default();
     let after = after.map(|device| DevicePosition { device: device.clone(), value: 0 });
     let mut looked_at = 0;
-    select::each(connection, &filter(query), after.as_ref(), &mut |place, fits| {
+    select::each(connection, &filter(query), after.as_ref(), &mut |position, fits| {
         looked_at += 1;
         let is_last = looked_at >= rows_max;
-        page.last = is_last.then(|| place.device.clone());
+        page.last = is_last.then(|| position.device.clone());
         if fits {
-            page.devices.push(place.device);
+            page.devices.push(position.device);
         }
         Ok(if is_last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;

@@ -66,10 +66,10 @@ fn of_part(connection: &Connection, visible: Visible) -> Result<BTreeMap<String,
     let mut labels = connection.prepare_cached("SELECT labels FROM devices WHERE device = ?1")?;
     let mut keys: BTreeMap<String, Values> = BTreeMap::new();
     let mut looked_at = 0;
-    select::each(connection, &filter, None, &mut |place, fits| {
+    select::each(connection, &filter, None, &mut |position, fits| {
         looked_at += 1;
         let read = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
-        if fits && let Some(text) = labels.query_row([place.device.as_str()], read).optional()? {
+        if fits && let Some(text) = labels.query_row([position.device.as_str()], read).optional()? {
             let labels: Labels = serde_json::from_str(&text).map_err(|e| rows::damaged(0, e))?;
             for (key, value) in labels {
                 *keys.entry(key).or_default().entry(value).or_default() += 1;

@@ -161,9 +161,9 @@ pub(super) fn devices(
     rows_max: u32,
 ) -> Result<DevicePage> {
     let mut page = Paging::new(limit, rows_max, &Visible::all());
-    select::each(connection, filter, after, &mut |place, fits| {
-        match page.look(place.clone(), fits) {
-            Look::Take => page.push(0, place),
+    select::each(connection, filter, after, &mut |position, fits| {
+        match page.look(position.clone(), fits) {
+            Look::Take => page.push(0, position),
             Look::Pass => {}
             Look::Stop => return Ok(ControlFlow::Break(())),
         }

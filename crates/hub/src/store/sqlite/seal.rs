@@ -14,7 +14,7 @@ use crate::store::{BadCursor, Cursor};
 /// The parts of the key: a column of numbers holds 64 bits of it.
 const KEYS: [&str; 4] = ["cursor_key_0", "cursor_key_1", "cursor_key_2", "cursor_key_3"];
 
-/// Characters that are sealed: a cursor with the longest name of a device, its kind and its place, as base64.
+/// Characters that are sealed: a cursor with the longest name of a device, its kind and its position, as base64.
 const SEALED_CHARS: usize = (1 + 8 + DEVICE_CHARS_MAX).div_ceil(3) * 4;
 
 pub(super) struct Seal(LessSafeKey);
@@ -100,10 +100,13 @@ mod tests {
         let store = store();
         let seal = Seal::of(&store).unwrap();
         let named = |name: &str| Cursor::after_device(name.parse().unwrap());
-        let place =
+        let position =
             DevicePosition { device: "b".repeat(128).parse().unwrap(), value: 1_700_000_000_000 };
-        let cursors =
-            [named("a"), named(&"b".repeat(128)), Cursor::after_position(SortKey::LastSeen, place)];
+        let cursors = [
+            named("a"),
+            named(&"b".repeat(128)),
+            Cursor::after_position(SortKey::LastSeen, position),
+        ];
         let text = |cursor| seal.seal(cursor).unwrap().to_string();
         let [short, ..] = &cursors;
         assert_ne!(text(short), text(short), "it does not distinguish two devices either");

@@ -44,8 +44,8 @@ pub(super) fn each(
         let mut statement = connection.prepare(&text)?;
         let mut found = statement.query(params_from_iter(values))?;
         while let Some(row) = found.next()? {
-            let place = DevicePosition { device: rows::device_id(row, 0)?, value: row.get(1)? };
-            if visit(place, row.get(2)?)?.is_break() {
+            let position = DevicePosition { device: rows::device_id(row, 0)?, value: row.get(1)? };
+            if visit(position, row.get(2)?)?.is_break() {
                 return Ok(());
             }
         }

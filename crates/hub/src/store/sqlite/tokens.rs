@@ -1,4 +1,4 @@
-//! How tokens are written and read. Contract, section 6.
+//! How tokens are written and read. Contract, section 6, "Tokens".
 
 use bellwire_core::record::TokenRecord;
 use bellwire_proto::limits::LIST_ROWS_MAX;

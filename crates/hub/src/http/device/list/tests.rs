@@ -45,7 +45,7 @@ async fn a_search_that_finds_nothing_looks_at_so_many_devices_and_no_more() {
             let (page, _) = search.page(after).await.unwrap();
             let names: Vec<_> = page.items.iter().map(|d| d.id.to_string()).collect();
             let next = page.next.map(|next| next.parse::<Cursor>().unwrap());
-            (names.join(" "), next.map(|next| next.place(SortKey::Id).unwrap()))
+            (names.join(" "), next.map(|next| next.position(SortKey::Id).unwrap()))
         }
     };
     // Rows that do not fit.
@@ -78,8 +78,8 @@ async fn a_page_that_found_nothing_of_a_scope_has_a_cursor_that_shows_no_device(
     let (page, _) = search.page(None).await.unwrap();
     assert!(page.items.is_empty());
     let next: Cursor = page.next.expect("two devices were not looked at").parse().unwrap();
-    assert!(next.place(SortKey::Id).is_err(), "it can be read");
-    let next = driver.store().open_cursor(next).unwrap().place(SortKey::Id).unwrap();
+    assert!(next.position(SortKey::Id).is_err(), "it can be read");
+    let next = driver.store().open_cursor(next).unwrap().position(SortKey::Id).unwrap();
     let (page, _) = search.page(Some(next)).await.unwrap();
     assert_eq!(page.items.iter().map(|d| d.id.as_str()).collect::<Vec<_>>(), ["e"]);
     assert_eq!(page.next, None);
@@ -114,9 +114,9 @@ async fn a_list_whose_bound_ends_with_the_rows_of_the_store_goes_on_with_who_is_
             for _ in 0..20 {
                 let (page, _) = search.page(after).await.unwrap();
                 names.extend(page.items.iter().map(|device| device.id.to_string()));
-                after = page
-                    .next
-                    .map(|next| next.parse::<Cursor>().unwrap().place(SortKey::LastSeen).unwrap());
+                after = page.next.map(|next| {
+                    next.parse::<Cursor>().unwrap().position(SortKey::LastSeen).unwrap()
+                });
                 if after.is_none() {
                     break;
                 }

@@ -1,4 +1,4 @@
-//! Reads of those who see a part of the fleet. Contract, section 6: what is outside of it is not there.
+//! Reads of those who see a part of the fleet. Contract, section 6, "Tokens": what is outside of it is not there.
 //!
 //! Which part that is follows from the labels as they are now, so each delivery costs a look at its device's row: a
 //! command to very many takes its time for them. One who sees everything reads counters.

@@ -83,7 +83,7 @@ impl IndexRange {
     /// What remains of it after `after`, if anything can.
     fn walk(&self, wanted: &DeviceQuery<'_>, after: Option<&DevicePosition>) -> Option<Sql> {
         let descending = wanted.filter.order.descending;
-        // Only the part that the place is in begins in its middle.
+        // Only the range that contains the cursor starts at it; the others start at their beginning.
         let after = match after {
             Some(after) if (self.first..=self.last).contains(&after.value) => Some(after),
             Some(after) if (after.value > self.last) != descending => return None,
