@@ -392,6 +392,8 @@ fn a_token_goes_with_every_request_and_a_401_names_the_setting() {
         let said = stderr(&refused);
         assert!(code(&refused) == 1 && said.contains("--token-file"), "{args:?}: {refused:?}");
         assert!(!said.contains("bw_"), "{said}");
+        // "Requires a token" is wrong of an open hub, which checks one that is sent.
+        assert_eq!(said.contains("the one that was sent"), token.is_some(), "{args:?}: {said}");
     }
 }
 
