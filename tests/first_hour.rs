@@ -270,6 +270,53 @@ fn init_writes_the_state_folder_that_it_is_given() {
     assert!(written.contains(&format!("state_dir = \"{}\"", folder.display())), "{written}");
 }
 
+/// `enroll` recommended to check and run a configuration that is not there.
+#[test]
+fn enroll_names_the_configuration_that_it_has_written_and_writes_the_state_folder() {
+    let hub = Hub::start();
+    let join = hub.run(&["token", "create", "--role", "join", "--quiet"]);
+    std::fs::write(hub.folder.path().join("join"), &join.stdout).unwrap();
+    let url = format!("http://{}", hub.address);
+    let enroll = ["agent", "enroll", &url, "--token-file", "join", "--config", "e/a.toml"];
+    hub.run(&[&enroll[..], &["--device", "k", "--state-dir", "s"]].concat())
+        .says(0, &["check --config e/a.toml, then bellwire agent run --config e/a.toml"]);
+    let written = std::fs::read_to_string(hub.folder.path().join("e/a.toml")).unwrap();
+    let folder = hub.folder.path().join("s");
+    assert!(written.contains(&format!("state_dir = \"{}\"", folder.display())), "{written}");
+}
+
+/// It said that the hub does not know "this credential", and there was none.
+#[test]
+fn the_first_admin_token_says_what_it_ends_and_an_agent_without_a_token_says_that() {
+    let hub = Hub::start();
+    hub.run(&["schedule", "create", "nightly", "0 3 * * *", "backup", "--all"]).says(0, &[]);
+    let config = agent_config(hub.folder.path(), &hub.folder.path().join("state"), "");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let line = text.lines().find(|line| line.starts_with("hub = ")).unwrap();
+    let url = format!("http://{}", hub.address);
+    std::fs::write(&config, text.replace(line, &format!("hub = \"{url}\""))).unwrap();
+    let mut agent = bellwire(hub.folder.path(), &["agent", "run", "--config"]);
+    let agent = Program::start(agent.arg(&config));
+    let mut listener = bellwire(hub.folder.path(), &["listen", "kiosk-8", "--hub", &url]);
+    let listener = Program::start(&mut listener);
+    agent.wait_for("connected");
+    listener.wait_for("listening as");
+
+    let first = hub.run(&["token", "create", "--role", "admin", "--quiet"]);
+    first.says(0, &["1 schedule that was made without a token is paused for good: nightly"]);
+    agent.wait_for("the hub requires a token and this agent has none: bellwire agent enroll");
+    listener.wait_for("pass --token-file");
+    let token = hub.folder.path().join("admin");
+    std::fs::write(&token, &first.stdout).unwrap();
+    let admin =
+        |args: &[&str]| hub.run(&[args, &["--token-file", token.to_str().unwrap()]].concat());
+    admin(&["schedule", "list"]).says(0, &["paused"]);
+    let resumed = admin(&["schedule", "resume", "nightly"]);
+    resumed.says(1, &["made on the open hub, without a token", "create it anew"]);
+    let second = admin(&["token", "create", "--role", "admin"]);
+    assert!(!second.text.contains("paused"), "{}", second.text);
+}
+
 #[test]
 fn a_limit_that_refuses_a_command_is_named_with_its_setting() {
     let folder = tempfile::tempdir().unwrap();

@@ -292,6 +292,24 @@ fn a_hub_starts_when_its_banner_cannot_be_written() {
     assert_eq!(Http(address).get("/readyz").unwrap().status, 200);
 }
 
+/// `serve --json` printed its line for people.
+#[test]
+fn serve_with_json_prints_one_value_with_the_addresses() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("hub");
+    let at = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--json"];
+    let mut command = bellwire(&[&["serve"][..], &at].concat());
+    let hub = Program::start(command.env("BELLWIRE_DATA_DIR", &data_dir));
+    hub.wait_for("ready;");
+    let output = hub.output();
+    let line = output.lines().find(|line| line.starts_with('{')).unwrap();
+    let value: serde_json::Value = serde_json::from_str(line).unwrap();
+    let listening = value["listening"].as_array().unwrap();
+    assert_eq!((listening.len(), value["version"].is_string()), (2, true), "{line}");
+    assert!(listening[0].as_str().unwrap().starts_with("http://127.0.0.1:"), "{line}");
+    assert!(!output.contains("listening on"), "{output}");
+}
+
 /// A page that a user of the hub's machine opened could send to every appliance.
 #[test]
 fn a_page_of_another_origin_cannot_send_to_a_hub_as_it_is_started() {

@@ -382,6 +382,9 @@ fn the_demo_ends_well_and_leaves_nothing_behind() {
     ] {
         assert!(shown.contains(text), "{text:?} is shown: {shown}");
     }
+    // "queued sent sent running".
+    let lines: Vec<&str> = shown.lines().map(str::trim).collect();
+    assert!(lines.windows(2).all(|pair| pair[0] != pair[1] || pair[0].is_empty()), "{shown}");
     assert!(is_empty(temporary.path()), "the folder is removed");
 }
 

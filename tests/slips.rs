@@ -172,9 +172,16 @@ fn a_device_that_was_never_seen_is_reported_with_the_way_back() {
         assert!(sent.stderr.contains("kisok has never connected"), "{options:?}: {sent:?}");
         let (_, undo) = sent.stderr.split_once("undo it with: bellwire ").unwrap();
         let undo: Vec<&str> = undo.lines().next().unwrap().split(' ').collect();
-        let undone = hub.run(&[&undo[..], &["--json"]].concat());
-        assert_eq!(undone.json()["counts"]["cancelled"], 1, "{options:?}: {undone:?}");
+        assert_eq!(hub.run(&undo).code, Some(0), "{options:?}: {undo:?}");
+        let last = &hub.get("/v1/commands")["items"][0];
+        assert_eq!(last["counts"]["cancelled"], 1, "{options:?}: {last:?}");
+        assert_eq!(hub.get("/v1/devices")["items"], serde_json::json!([]), "the name is gone too");
     }
+    // One that an operator has registered is not to be removed.
+    let put = Http(hub.address).request("PUT", "/v1/devices/kiosk-8", &[], b"{\"labels\":{}}");
+    assert_eq!(put.unwrap().status, 201);
+    let sent = hub.run(&["send", "kiosk-8", "ping"]);
+    assert!(sent.stderr.contains("undo it with: bellwire cancel "), "{sent:?}");
     let _listener = hub.listen("kiosk", &["--exec", "/bin/true"]);
     let sent = hub.run(&["send", "kiosk", "ping"]);
     assert!(!sent.stderr.contains("never"), "{sent:?}");

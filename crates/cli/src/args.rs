@@ -202,7 +202,7 @@ pub struct Replay {
 
 /// The help about sending to one appliance.
 const SEND_HELP: &str = "\
-If the appliance has never connected to the hub, a note on standard error says so, and how to cancel the command.
+If the appliance has never connected to the hub, a note on standard error says so, and how to undo it.
 
 Examples:
   bellwire send kiosk-7 ping

@@ -139,7 +139,8 @@ async fn show(hub: &Controller, device: &DeviceId, form: Form) -> anyhow::Result
     let page = hub.commands(&query).await?;
     if !page.items.is_empty() {
         out::line(format_args!("{DIM}last commands{DIM:#}"))?;
-        commands::print_of_device(&page.items, device.as_str(), now)?;
+        let states = commands::states_at(hub, query, &page.items).await?;
+        commands::print_of_device(&page.items, device.as_str(), &states, now)?;
     }
     Ok(exit::OK)
 }

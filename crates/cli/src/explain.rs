@@ -15,12 +15,14 @@ use crate::exit;
 use crate::out::{self, Form};
 use crate::short_id::Ambiguous;
 
-const SET_TOKEN: &str = "the hub requires a token that it knows: pass --token-file FILE, set BELLWIRE_TOKEN, or store it \
-                         with: bellwire context add NAME URL --token-file FILE";
+const SET_TOKEN: &str = "pass --token-file FILE, set BELLWIRE_TOKEN, or store one with: bellwire context add NAME URL \
+                         --token-file FILE";
+/// For a token that was sent, to an open hub too.
+const UNKNOWN_TOKEN: &str = "the one that was sent is another hub's, or was revoked or has expired: pass --token-file FILE \
+                             with the hub's own, or none to an open hub";
 /// The hub names it where it refuses a host.
 const ALLOWED_HOSTS: &str = "allowed_hosts";
-const OTHER_TOKEN: &str =
-    "the token does not allow it: use another with --token-file, BELLWIRE_TOKEN or --context";
+const OTHER_TOKEN: &str = "use another with --token-file, BELLWIRE_TOKEN or --context";
 
 /// The line that reports an error to machines.
 #[derive(Serialize)]
@@ -55,7 +57,7 @@ pub(crate) fn explain(error: &anyhow::Error, form: Form) -> u8 {
         None if error.is::<exit::Usage>() => ("usage", exit::USAGE),
         Some(_) | None => ("failed", exit::FAILED),
     };
-    let mut message = error_chain(error);
+    let mut message = in_options(&error_chain(error));
     if let Some(advice) = known.and_then(advice) {
         message = format!("{message}; {advice}");
     }
@@ -184,6 +186,7 @@ fn advice_for_refusal(loss: &Loss) -> Option<String> {
 /// What to do about a status that the hub, or what is in its place, answered.
 fn advice_for_status(status: u16) -> Option<&'static str> {
     match status {
+        401 if connect::sends_token() => Some(UNKNOWN_TOKEN),
         401 => Some(SET_TOKEN),
         status => advice::for_network_status(status),
     }
@@ -208,6 +211,26 @@ fn next_steps(hub: &str, source: &TransportError) -> String {
         steps.push_str("; start a hub on this machine with: bellwire serve");
     }
     steps
+}
+
+/// The hub's words about members of a request with the options that set them.
+fn in_options(message: &str) -> String {
+    const TTL: &str = "a ttl_s of ";
+    let mut message = message.to_owned();
+    for (member, option) in [("cron", "<CRON>"), ("timezone", "--timezone"), ("window", "--window")]
+    {
+        message = message.replace(&format!("member \"{member}\""), option);
+    }
+    let seconds = message
+        .split_once(TTL)
+        .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
+    match seconds {
+        Some(seconds) if !seconds.is_empty() && seconds != "0" => {
+            let or_more = format!("{TTL}{seconds} or more reaches it");
+            message.replacen(&or_more, &format!("{or_more} (--ttl {seconds}s)"), 1)
+        }
+        _ => message,
+    }
 }
 
 /// The error and its causes, without those that the text before them contains.

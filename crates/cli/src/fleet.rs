@@ -35,7 +35,7 @@ pub(crate) fn has_hub(command: &FleetCommand) -> bool {
 pub(crate) async fn run(command: FleetCommand, form: Form) -> anyhow::Result<u8> {
     match command {
         FleetCommand::Demo(demo) => demo::run(demo).await,
-        FleetCommand::Serve(serve) => serve::run(serve).await,
+        FleetCommand::Serve(serve) => serve::run(serve, form).await,
         FleetCommand::Config { command } => settings::config(command, form),
         FleetCommand::Send(send) => send::run(*send, form).await,
         FleetCommand::Results(results) => results::run(results, form).await,

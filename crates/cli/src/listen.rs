@@ -193,7 +193,9 @@ impl Appliance {
                      stop one of them (taking it back …)"
                 }
                 ByeReason::Draining => "the hub is shutting down; coming back …",
-                ByeReason::Revoked => "the hub has removed this device; coming back …",
+                ByeReason::Revoked => {
+                    "the hub has removed this device, or requires a token that is valid; coming back …"
+                }
                 ByeReason::Overloaded => "this side reads too slowly; coming back …",
                 ByeReason::Unconfirmed | ByeReason::Rotate => {
                     "the hub ends the stream; coming back …"

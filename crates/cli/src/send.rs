@@ -32,7 +32,7 @@ pub(crate) async fn run(
     window: Option<Window>,
     form: Form,
 ) -> anyhow::Result<u8> {
-    let action = checked(&args, hub, &args.device)?;
+    let (controller, action) = checked(&args, hub, &args.device, false).await?;
     if window.is_some() && args.wait.is_some() {
         return Err(Usage(
             "--window and --wait exclude each other: send it without --wait, and follow it with: bellwire watch ID"
@@ -42,7 +42,7 @@ pub(crate) async fn run(
     }
     let device: DeviceId = word(&args.device, "DEVICE")?;
     let options = options(&args)?;
-    let hub = crate::connect::controller(hub)?;
+    let hub = controller;
     if args.known && !lookup(&hub, &device).await?.is_some_and(|device| is_seen(&device)) {
         anyhow::bail!(
             "{device} has never connected to this hub, and with --known nothing is sent to it; the names of those that have: \
@@ -58,7 +58,9 @@ pub(crate) async fn run(
         let (hub, device) = (hub.clone(), device.clone());
         async move { lookup(&hub, &device).await }
     });
+    let before = before_key(&hub, &args).await?;
     let sent = hub.send(&device, &action, &options).await?;
+    let repeats = note_repeated(before, sent.created_at, form);
     let hint = async {
         match tokio::time::timeout(HINT_TIMEOUT, presence).await {
             Ok(Ok(Ok(device))) => hint(device.as_ref(), &sent),
@@ -75,7 +77,7 @@ pub(crate) async fn run(
             }
             out::note(&format!("follow it with: bellwire watch {}", sent.command));
         }
-        hint.await.filter(|hint| hint.is_urgent).inspect(|hint| out::note(&hint.text));
+        hint.await.filter(|hint| hint.is_urgent && !repeats).inspect(|hint| out::note(&hint.text));
         return Ok(exit::OK);
     };
     if form == Form::Text {
@@ -86,6 +88,7 @@ pub(crate) async fn run(
         ));
     }
     hint.await
+        .filter(|_| !repeats)
         .filter(|hint| hint.is_urgent || form == Form::Text)
         .inspect(|hint| out::note(&hint.text));
     let delivery = follow(&hub, sent, wait).await?;
@@ -99,12 +102,68 @@ pub(crate) async fn run(
     Ok(exit::for_state(delivery.state))
 }
 
-/// The action, if the arguments can be used together, and are as the sender will have meant them. `to` is what stands before
-/// the action.
-pub(crate) fn checked(args: &SendArgs, hub: &HubArg, to: &str) -> Result<Action, Usage> {
-    refuse_slips(args, to)?;
+/// The hub and the action, if the arguments can be used together, and are as the sender will have meant them. `to` is what
+/// stands before the action: the name of an appliance, or the options that say which, where it is for `many`.
+pub(crate) async fn checked(
+    args: &SendArgs,
+    hub: &HubArg,
+    to: &str,
+    many: bool,
+) -> anyhow::Result<(Controller, Action)> {
+    let slip = refuse_slips(args, to);
+    // Before a token is read from standard input.
     check_inputs(args, hub)?;
-    word(args.action.as_deref().unwrap_or_default(), "ACTION")
+    let action = match word(args.action.as_deref().unwrap_or_default(), "ACTION") {
+        Ok(action) => action,
+        Err(e) => return Err(slip.err().unwrap_or(e).into()),
+    };
+    // A slip is one whatever the hub has to say.
+    let controller = match crate::connect::controller(hub) {
+        Ok(controller) => controller,
+        Err(e) => return Err(slip.err().unwrap_or(e).into()),
+    };
+    match refuse_appliance_as_action(&controller, args, &action, to, many).await {
+        Err(e) if slip.is_ok() || e.is::<Usage>() => return Err(e),
+        _ => slip?,
+    }
+    Ok((controller, action))
+}
+
+/// Refuses the name of an appliance where the action belongs: `send -l site=lyon k-03 update` would send the action `k-03`.
+/// The hub is asked only where that may be so: with options for many, or where what follows may be an action.
+async fn refuse_appliance_as_action(
+    hub: &Controller,
+    args: &SendArgs,
+    action: &Action,
+    to: &str,
+    many: bool,
+) -> anyhow::Result<()> {
+    let follows = args.data.as_deref().unwrap_or_default().split_whitespace().next();
+    let may_follow = follows.is_some_and(|word| word.parse::<Action>().is_ok());
+    let Ok(device) = action.as_str().parse() else { return Ok(()) };
+    if !many && !may_follow {
+        return Ok(());
+    }
+    // One that only a slip has created is no appliance.
+    let known = |device: Device| is_seen(&device) || !device.labels.is_empty();
+    if !lookup(hub, &device).await?.is_some_and(known) {
+        return Ok(());
+    }
+    let hint = match (many, cfg!(feature = "hub")) {
+        (true, _) => format!(
+            "give either {} or one name; several names are --device {device} --device NAME",
+            out::printable(to)
+        ),
+        (false, true) => {
+            format!(
+                "several are named by --device {} --device {device}, before the action",
+                out::printable(to)
+            )
+        }
+        (false, false) => "each is sent to by itself".to_owned(),
+    };
+    let beside = "(an action that has the name of an appliance is sent by the API alone)";
+    Err(Usage(format!("{device} is an appliance: {hint} {beside}")).into())
 }
 
 /// A word of the command line.
@@ -123,6 +182,26 @@ pub(crate) async fn not_before(
     let now = Timestamp::from_unix_ms(hub.ping().await?.time_ms);
     let at = at.next(now).map_err(|e| Usage(format!("--at: {e}")))?;
     Ok(Some((at, format!("to be sent at {at}, in {}", out::span(at.since(now))))))
+}
+
+/// The hub's time before a command is sent with a key, which tells one that was sent before from a new one.
+pub(crate) async fn before_key(
+    hub: &Controller,
+    args: &SendArgs,
+) -> anyhow::Result<Option<Timestamp>> {
+    match args.idempotency_key {
+        Some(_) => Ok(Some(Timestamp::from_unix_ms(hub.ping().await?.time_ms))),
+        None => Ok(None),
+    }
+}
+
+/// Whether the command was sent before, with the same key; if so, a note says it.
+pub(crate) fn note_repeated(before: Option<Timestamp>, created_at: Timestamp, form: Form) -> bool {
+    let repeats = before.is_some_and(|before| created_at < before);
+    if repeats && form == Form::Text {
+        out::note(&format!("already sent at {created_at} with this key; nothing new was sent"));
+    }
+    repeats
 }
 
 /// What clap takes, and is a slip.
@@ -184,7 +263,7 @@ async fn follow(hub: &Controller, sent: Delivery, wait: Seconds) -> anyhow::Resu
 }
 
 /// The device as the hub knows it; `None` if it does not. Asking does not create it.
-async fn lookup(hub: &Controller, device: &DeviceId) -> Result<Option<Device>, Error> {
+pub(crate) async fn lookup(hub: &Controller, device: &DeviceId) -> Result<Option<Device>, Error> {
     match hub.device(device).await {
         Err(e) if e.code() == Some(Code::UnknownDevice) => Ok(None),
         answer => answer.map(Some),
@@ -192,7 +271,7 @@ async fn lookup(hub: &Controller, device: &DeviceId) -> Result<Option<Device>, E
 }
 
 /// Whether it has ever connected. A device that exists may have been created by a command alone.
-fn is_seen(device: &Device) -> bool {
+pub(crate) fn is_seen(device: &Device) -> bool {
     device.online || device.last_seen_at.is_some()
 }
 
@@ -218,9 +297,15 @@ fn hint(device: Option<&Device>, sent: &Delivery) -> Option<Hint> {
             Some(Hint { text, is_urgent: false })
         }
         _ => {
+            // One that was registered before, or has labels, is more than what this command has made of a slip.
+            let is_made = device
+                .is_none_or(|device| device.labels.is_empty() && device.created_at >= *created_at);
+            let undo = match is_made {
+                true => format!("devices remove {name}"),
+                false => format!("cancel {command}"),
+            };
             let text = format!(
-                "{name} has never connected to this hub; {retained}. If the name is a slip, undo it with: \
-                 bellwire cancel {command}"
+                "{name} has never connected to this hub; {retained}. If the name is a slip, undo it with: bellwire {undo}"
             );
             Some(Hint { text, is_urgent: true })
         }

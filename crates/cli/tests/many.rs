@@ -279,3 +279,70 @@ fn what_does_not_go_together_is_a_mistake_and_sends_nothing() {
     }
     assert!(hub.commands().is_empty());
 }
+
+/// The name of an appliance beside -l became the action, and the error recommended that.
+#[test]
+fn the_name_of_an_appliance_is_never_taken_for_the_action() {
+    let hub = fleet();
+    for args in [
+        &["-l", "site=lyon", "a", "update", "2.3", "--yes"][..],
+        &["-l", "role=canary", "a", "update", "--yes"],
+        &["-l", "site=lyon", "a", "update", "--dry-run"],
+        &["--device", "b", "a", "update", "--yes"],
+        &["--all", "a", "--yes"],
+        &["a", "b", "update"],
+        &["a", "b", "update", "2.3"],
+    ] {
+        let refused = hub.run(&[&["send"], args].concat());
+        assert_eq!(code(&refused), 2, "{args:?}: {refused:?}");
+        assert!(stderr(&refused).contains(" is an appliance: "), "{args:?}: {refused:?}");
+    }
+    assert!(hub.commands().is_empty());
+
+    let unquoted = hub.run(&["send", "-l", "site=lyon", "note", "hello", "world"]);
+    let hint = "bellwire send -l 'site=lyon' note 'hello world'";
+    assert!(stderr(&unquoted).contains(hint), "{unquoted:?}");
+    let listed = hub.run(&["send", "-l", "site=lyon", "note", "buy milk", "--dry-run"]);
+    assert!(stderr(&listed).contains("note 'buy milk' would be sent to 2 "), "{listed:?}");
+    // The words the wrong way round make a device `ping`, which is no appliance.
+    assert_eq!(code(&hub.run(&["send", "ping", "a"])), 0);
+    assert_eq!(code(&hub.run(&["send", "-l", "site=lyon", "ping", "--yes"])), 0);
+}
+
+#[test]
+fn several_are_named_one_by_one_and_each_has_a_state_of_its_own() {
+    let hub = fleet();
+    let comma = hub.run(&["send", "a,b", "update"]);
+    assert_eq!(code(&comma), 2, "{comma:?}");
+    assert!(stderr(&comma).contains("--device a --device b"), "{comma:?}");
+    let named = ["send", "--device", "a", "--device", "b", "update", "2.3"];
+    assert_eq!(code(&hub.run(&named)), 2, "it is asked first");
+    let listed = hub.run(&["send", "--device", "a", "--device", "typo", "update", "--dry-run"]);
+    assert_eq!((code(&listed), stdout(&listed).as_str()), (0, "a  site=lyon\n"));
+    assert!(stderr(&listed).contains("typo has never connected"), "{listed:?}");
+    assert!(hub.commands().is_empty(), "nothing was to be sent");
+    // To one, --yes says nothing; it is no mistake.
+    assert_eq!(code(&hub.run(&["send", "c", "ping", "--yes"])), 0);
+
+    let sent = hub.run(&[&named[..], &["--yes", "--json"]].concat());
+    let sent: Value = serde_json::from_slice(&sent.stdout).unwrap();
+    let id = id_of(&sent);
+    assert_eq!((&sent["total"], &sent["data"]), (&json!(2), &json!(2.3)));
+    hub.report(&id, "a", &json!({"state": "succeeded"}));
+    for (device, state) in [("a", "succeeded (one of 2 devices)"), ("b", "queued (one of 2 ")] {
+        for args in [&["commands", "--device", device][..], &["devices", "show", device]] {
+            let shown = hub.run(args);
+            let line =
+                stdout(&shown).lines().find(|line| line.contains("update")).map(str::to_owned);
+            assert!(line.is_some_and(|line| line.contains(state)), "{args:?}: {shown:?}");
+        }
+        let listed = hub.run(&["commands", "--device", device, "--state", "succeeded", "--json"]);
+        assert_eq!(stdout(&listed).contains(r#""device":"a","state":"succeeded""#), device == "a");
+    }
+
+    // What was cancelled has not failed: `results --failed` shows what `retry` takes.
+    assert_eq!(code(&hub.run(&["cancel", &id])), 0);
+    let failed = hub.run(&["results", &id, "--failed"]);
+    assert_eq!((stdout(&failed).as_str(), stderr(&failed).trim()), ("", "none has failed"));
+    assert_eq!(code(&hub.run(&["retry", &id])), 1);
+}

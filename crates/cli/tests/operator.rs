@@ -235,6 +235,18 @@ fn a_command_for_later_is_refused_when_its_time_is_past_and_nothing_is_stored() 
     assert_eq!(json(&listed.stdout)["data"], "text");
 }
 
+/// It looked like a second command.
+#[test]
+fn a_command_that_was_sent_before_with_its_key_is_said_to_be_no_new_one() {
+    let hub = Hub::start();
+    let send = ["send", "k-1", "ping", "--idempotency-key", "n-1"];
+    let first = hub.run(&send);
+    assert!(code(&first) == 0 && !stderr(&first).contains("already sent"), "{first:?}");
+    let again = hub.run(&send);
+    assert!(stderr(&again).contains("nothing new was sent"), "{again:?}");
+    assert_eq!(stdout(&again), stdout(&first));
+}
+
 #[test]
 fn a_device_is_shown_with_its_last_commands_and_removed_unless_another_is_unknown() {
     let hub = Hub::start();
@@ -380,6 +392,12 @@ fn a_token_goes_with_every_request_and_a_401_names_the_setting() {
         let message = stderr(&refused);
         assert!(code(&refused) == 1 && message.contains("--token-file"), "{args:?}: {refused:?}");
         assert!(!message.contains("bw_"), "{message}");
+        // "Requires a token" is wrong of an open hub, which checks one that is sent.
+        assert_eq!(
+            message.contains("the one that was sent"),
+            token.is_some(),
+            "{args:?}: {message}"
+        );
     }
 }
 

@@ -358,8 +358,8 @@ impl Schedules {
         let record = &mut self.entries.get_mut(&id)?.record;
         record.paused = true;
         record.reason = Some(match record.created_by {
-            Some(token) => format!("the token {token} was revoked or has expired"),
-            None => "it was made without a token, and the hub is open no more".to_owned(),
+            Some(token) => format!("the token {token}, for which it acts, was revoked or has expired"),
+            None => "it was made on the open hub, without a token; the hub has tokens now, so nobody may act for it".to_owned(),
         });
         record.version += 1;
         let record = record.clone();
@@ -391,7 +391,7 @@ fn set_paused(record: &mut ScheduleRecord, paused: bool, now: Timestamp) -> Resu
     }
     if let Some(reason) = record.reason.as_ref().filter(|_| !paused) {
         let detail =
-            format!("{reason}, and the schedule acts for it; make it anew, and delete this");
+            format!("{reason}: delete the schedule, and create it anew with a token of your own");
         return Err(Problem::new(Code::Conflict, detail));
     }
     record.paused = paused;

@@ -28,10 +28,7 @@ pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
     match form {
         Form::Json => out::json(&Created { config: path }).with_context(done)?,
         Form::Text => {
-            let option = match path == Path::new(CONFIG_FILE) {
-                true => String::new(),
-                false => format!(" --config {}", path.display()),
-            };
+            let option = config_option(path);
             out::line(format_args!("{} written", path.display())).with_context(done)?;
             out::note(&format!(
                 "next: bellwire agent check{option}, then bellwire agent run{option}; \
@@ -40,6 +37,14 @@ pub(crate) fn run(args: &AgentInit, form: Form) -> anyhow::Result<u8> {
         }
     }
     Ok(exit::OK)
+}
+
+/// The option that names this configuration in a command line, with a blank before it; nothing where it is the default.
+pub(super) fn config_option(path: &Path) -> String {
+    match path == Path::new(CONFIG_FILE) {
+        true => String::new(),
+        false => format!(" --config {}", path.display()),
+    }
 }
 
 /// Writes the first configuration; an existing file is never replaced.

@@ -67,7 +67,7 @@ pub(crate) async fn run(args: &AgentEnroll, form: Form) -> anyhow::Result<u8> {
             device: enrolled.device.clone(),
             token_file: Some(path.clone()),
             ca_file: args.ca_file.clone(),
-            state_dir: None,
+            state_dir: args.state_dir.clone(),
             config: args.config.clone(),
         })?;
     }
@@ -92,8 +92,9 @@ pub(crate) async fn run(args: &AgentEnroll, form: Form) -> anyhow::Result<u8> {
         ));
     }
     if first {
+        let option = create::config_option(config);
         out::note(&format!(
-            "{} written; next: bellwire agent check, then bellwire agent run",
+            "{} written; next: bellwire agent check{option}, then bellwire agent run{option}",
             config.display()
         ));
     } else {

@@ -17,7 +17,8 @@ A way takes about 10 s, and up to a minute where the network is silent; with --i
 
 Examples:
   bellwire doctor --hub https://hub.example.com --hub http://hub.example.com
-  HTTPS_PROXY=http://user:password@proxy:3128 bellwire doctor --hub https://hub.example.com --proxy environment --proxy none
+  HTTPS_PROXY=http://user:password@proxy:3128 bellwire doctor --hub https://hub.example.com \\
+    --proxy environment --proxy none
   bellwire doctor --idle 60s
   bellwire doctor --json | jq .verdict
 

@@ -31,6 +31,10 @@ pub struct AgentEnroll {
     /// A file with certificate authorities (PEM) to trust in addition to the platform's.
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// The folder for the agent's journal, if it is not that of the account (for root /var/lib/bellwire). Only where a
+    /// configuration is written: see --config.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// The configuration, which is written if there is none.
     #[command(flatten)]
     pub config: AgentConfigArg,

@@ -13,7 +13,7 @@ use crate::when::Moment;
 /// `bellwire commands`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With --json each line is a command; one to a single appliance has its device and state too. With --follow, each line after that list is a delivery that has changed.
+With --json each line is a command; one to a single appliance has its device and state too. With --device each line has the state at that appliance, also of a command to many. With --follow, each line after that list is a delivery that has changed.
 
 Examples:
   bellwire commands

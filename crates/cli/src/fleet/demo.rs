@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use bellwire_client::api::CommandChange;
 use bellwire_client::transport::HttpTransport;
 use bellwire_client::{Controller, SendOptions};
-use bellwire_proto::{CommandId, Delivery, DeliveryState, Device, DeviceId, Transport};
+use bellwire_proto::{Delivery, DeliveryState, Device, DeviceId, Transport};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -110,7 +110,7 @@ impl Stage {
         by_hand(&format!("curl -X POST '{url}/v1/send/{KIOSK}/ping?wait=10s'"))?;
         let ping = api.send(device, &"ping".parse()?, &SendOptions::default()).await?;
         shown(ping.state)?;
-        follow(api, ping.command).await?;
+        follow(api, &ping).await?;
 
         title("One with data")?;
         by_hand(&format!(
@@ -119,7 +119,7 @@ impl Stage {
         let hello = SendOptions::default().text("world");
         let hello = api.send(device, &"hello".parse()?, &hello).await?;
         shown(hello.state)?;
-        follow(api, hello.command).await
+        follow(api, &hello).await
     }
 
     async fn send_over_a_crash(&mut self) -> anyhow::Result<()> {
@@ -145,7 +145,7 @@ impl Stage {
 
         title("The appliance reconnects")?;
         *appliance = setup.appliance(url)?;
-        follow(api, waiting.command).await
+        follow(api, &waiting).await
     }
 
     /// Until the program is interrupted.
@@ -248,15 +248,19 @@ async fn until(
     timeout(STEP, seen).await.context("the appliance was not seen in time")
 }
 
-/// Shows each state of a command until its end.
-async fn follow(api: &Controller, id: CommandId) -> anyhow::Result<()> {
-    let mut changes = api.watch(id)?;
+/// Shows each state of a command after the one in which it was shown last, until its end.
+async fn follow(api: &Controller, sent: &Delivery) -> anyhow::Result<()> {
+    let mut changes = api.watch(sent.command)?;
     let mut last: Option<Box<Delivery>> = None;
+    let mut state = sent.state;
     let changes_shown = async {
         while let Some(change) = changes.next().await {
             match change? {
                 CommandChange::Delivery(delivery) => {
-                    shown(delivery.state)?;
+                    // A delivery may change and its state not: the first that is reported is how it stands.
+                    if std::mem::replace(&mut state, delivery.state) != delivery.state {
+                        shown(delivery.state)?;
+                    }
                     last = Some(delivery);
                 }
                 _ => break,

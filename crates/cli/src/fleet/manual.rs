@@ -104,6 +104,20 @@ mod tests {
         );
     }
 
+    /// Examples were broken at 100 columns without a backslash: what was copied was half a line.
+    #[test]
+    fn an_example_of_the_help_is_no_longer_than_a_line_of_the_manual() {
+        fn check(command: &clap::Command) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = text.lines().skip_while(|line| !line.starts_with("Example"));
+            for line in examples.skip(1).take_while(|line| line.starts_with("  ")) {
+                assert!(line.chars().count() <= 100, "break it with a backslash: {line}");
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
     /// A terminal of 80 columns broke each of its lines twice.
     #[test]
     fn a_paragraph_of_the_help_is_one_line_which_the_terminal_breaks() {

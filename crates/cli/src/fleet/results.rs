@@ -54,9 +54,10 @@ fn csv_row(row: &str) -> Result<(), StdoutError> {
     out::line(row.trim_end_matches("\r\n").replace(moves, "\u{fffd}"))
 }
 
-/// Whether it has ended, and not as it should.
+/// Whether it has ended, and not as it should: those that `bellwire retry` takes. What was cancelled has not failed.
 pub(crate) fn has_failed(state: DeliveryState) -> bool {
-    state.is_terminal() && !matches!(state, DeliveryState::Succeeded | DeliveryState::Delivered)
+    use DeliveryState::{Dead, Expired, Failed, Rejected, TimedOut};
+    matches!(state, Failed | Rejected | TimedOut | Expired | Dead)
 }
 
 /// The heading of [`row`].

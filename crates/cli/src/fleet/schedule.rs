@@ -141,7 +141,7 @@ fn heading() -> anyhow::Result<()> {
 fn row(schedule: &Schedule) -> anyhow::Result<()> {
     let next = match (schedule.paused, schedule.next_at) {
         (true, _) => "paused".to_owned(),
-        (false, Some(at)) => at.to_string(),
+        (false, Some(at)) => local(at, &schedule.timezone),
         (false, None) => "never".to_owned(),
     };
     Ok(out::line(format_args!(
@@ -151,6 +151,16 @@ fn row(schedule: &Schedule) -> anyhow::Result<()> {
         out::printable(&schedule.timezone),
         schedule.action.as_str(),
     ))?)
+}
+
+/// A time of a schedule in its own zone, as its expression is: to the minute. In a zone that this program does not know, UTC.
+fn local(at: Timestamp, timezone: &str) -> String {
+    let in_zone = || {
+        let zone = jiff::tz::TimeZone::get(timezone).ok()?;
+        let at = jiff::Timestamp::from_millisecond(i64::try_from(at.unix_ms()).ok()?).ok()?;
+        Some(at.to_zoned(zone).strftime("%Y-%m-%d %H:%M %Z").to_string())
+    };
+    in_zone().unwrap_or_else(|| at.to_string())
 }
 
 fn print(schedule: &Schedule, form: Form) -> anyhow::Result<()> {
@@ -178,7 +188,7 @@ fn print(schedule: &Schedule, form: Form) -> anyhow::Result<()> {
         let reason = out::printable(&reason.unwrap_or_default());
         out::line(format_args!("  {BAD}paused{BAD:#}{reason}"))?;
     } else {
-        let times: Vec<String> = schedule.upcoming.iter().map(Timestamp::to_string).collect();
+        let times: Vec<String> = schedule.upcoming.iter().map(|at| local(*at, timezone)).collect();
         let times = if times.is_empty() { "never".to_owned() } else { times.join(", ") };
         out::line(format_args!("  {DIM}next{DIM:#} {times}"))?;
     }
@@ -186,11 +196,14 @@ fn print(schedule: &Schedule, form: Form) -> anyhow::Result<()> {
         out::line(format_args!("  {DIM}window{DIM:#} {}", out::window(window)))?;
     }
     if let (Some(at), Some(command)) = (schedule.last_at, schedule.last_command) {
-        out::line(format_args!("  {DIM}last{DIM:#} {at}, command {command}"))?;
+        out::line(format_args!("  {DIM}last{DIM:#} {}, command {command}", local(at, timezone)))?;
     }
     if let Some(skipped) = &schedule.skipped {
         let reason = out::printable(&skipped.reason);
-        out::line(format_args!("  {DIM}left out{DIM:#} {}: {reason}", skipped.at))?;
+        out::line(format_args!(
+            "  {DIM}left out{DIM:#} {}: {reason}",
+            local(skipped.at, timezone)
+        ))?;
     }
     Ok(())
 }

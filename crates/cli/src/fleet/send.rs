@@ -1,31 +1,53 @@
 //! `bellwire send` of the whole program: to one appliance as `send.rs` does it, in a maintenance window too, and to many: how
 //! many match is shown first, then comes the question, and what is sent is followed to its end.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 
 use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, NewCommand, Target};
 use bellwire_proto::limits::PAGE_ITEMS_MAX;
-use bellwire_proto::{Action, Json, Preview};
+use bellwire_proto::{Action, DeviceId, Json, Preview};
 use futures_util::TryStreamExt as _;
 
 use super::{ask, label, rollout};
 use crate::args::fleet::{FleetSend, Many};
-use crate::connect;
-use crate::exit;
+use crate::exit::{self, Usage};
 use crate::out::{self, Form};
 use crate::send::{self, Data, checked, typed_data};
 
 mod bars;
 mod follow;
 
+/// Characters of the data in the line about what is sent.
+const DATA_CHARS_MAX: usize = 60;
+
 pub(super) async fn run(args: FleetSend, form: Form) -> anyhow::Result<u8> {
     if args.many.is_meant() {
         return to_many(args, form).await;
     }
+    refuse_slips(&args)?;
     let window = args.window();
     send::run(args.send, &args.hub, window, form).await
+}
+
+/// What is for many and has one word for them.
+fn refuse_slips(args: &FleetSend) -> Result<(), Usage> {
+    let many = &args.many;
+    let batches = many.batches.rollout().map(|_| "--batch");
+    if let Some(option) = many.dry_run.then_some("--dry-run").or(batches) {
+        return Err(Usage(format!("{option} goes with -l, --device or --all")));
+    }
+    let device = &args.send.device;
+    let names: Option<Vec<DeviceId>> = device.split(',').map(|name| name.parse().ok()).collect();
+    match names {
+        Some(names) if names.len() > 1 => {
+            let given: Vec<_> = names.iter().map(|name| format!("--device {name}")).collect();
+            Err(Usage(format!("several appliances are named one by one: {}", given.join(" "))))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn to_many(mut args: FleetSend, form: Form) -> anyhow::Result<u8> {
@@ -34,12 +56,15 @@ async fn to_many(mut args: FleetSend, form: Form) -> anyhow::Result<u8> {
     words.unquoted.splice(0..0, words.data.take());
     words.data = words.action.take();
     words.action = Some(std::mem::take(&mut words.device));
-    let action = checked(words, &args.hub, "…")?;
-    let hub = connect::controller(&args.hub)?;
-    let (command, not_before) = command(&hub, action.clone(), &args).await?;
+    let (hub, action) = checked(&args.send, &args.hub, &args.many.given(), true).await?;
+    let data = typed_data(&args.send)?;
+    let what = what(&action, &data);
+    let (command, not_before) = command(&hub, action, data, &args).await?;
     let preview = hub.preview(&command).await?;
     if args.many.dry_run {
-        return list(&hub, &args.many, &preview, form).await;
+        list(&hub, &args.many, form).await?;
+        out::note(&format!("{what} would be sent to {}; nothing was sent", counted(&preview)));
+        return Ok(exit::OK);
     }
     // With a key it may have been sent before, to those that matched then.
     let first = args.send.idempotency_key.is_none();
@@ -47,12 +72,15 @@ async fn to_many(mut args: FleetSend, form: Form) -> anyhow::Result<u8> {
         anyhow::bail!("no appliance matches; nothing was sent");
     }
     if form == Form::Text || !args.many.yes {
-        out::note(&summary(&preview, &action));
+        note_unknown(&hub, &args.many.devices).await?;
+        out::note(&format!("{what} will be sent to {}", counted(&preview)));
     }
     if !args.many.yes && !ask::go_on("nothing was sent")? {
         return Ok(exit::FAILED);
     }
+    let before = send::before_key(&hub, &args.send).await?;
     let sent = hub.send_command(&command).await?;
+    send::note_repeated(before, sent.created_at, form);
     if first && sent.total != preview.total && form == Form::Text {
         out::note(&format!(
             "meanwhile they have changed: it was sent to {}",
@@ -78,15 +106,17 @@ async fn to_many(mut args: FleetSend, form: Form) -> anyhow::Result<u8> {
 async fn command(
     hub: &Controller,
     action: Action,
+    data: Data,
     args: &FleetSend,
 ) -> anyhow::Result<(NewCommand, Option<String>)> {
-    let target = match &args.many.select {
-        Some(select) => Target::Select(select.clone()),
-        None => Target::All,
+    let target = match (&args.many.select, args.many.devices.as_slice()) {
+        (Some(select), _) => Target::Select(select.clone()),
+        (None, []) => Target::All,
+        (None, devices) => Target::Devices(devices.to_vec()),
     };
     let mut command = NewCommand::new(action, target);
     let sent = &args.send;
-    command = match typed_data(sent)? {
+    command = match data {
         Data::None => command,
         Data::Json(data) => command.data(data),
         Data::Text(text) => command.data(Json::text(&text)),
@@ -112,7 +142,15 @@ async fn command(
 }
 
 /// `--dry-run`: the appliances, as `bellwire devices` names them.
-async fn list(hub: &Controller, many: &Many, preview: &Preview, form: Form) -> anyhow::Result<u8> {
+async fn list(hub: &Controller, many: &Many, form: Form) -> anyhow::Result<()> {
+    if !many.devices.is_empty() {
+        for name in many.devices.iter().collect::<BTreeSet<_>>() {
+            if let Some(device) = send::lookup(hub, name).await? {
+                label::shown(&device, form)?;
+            }
+        }
+        return note_unknown(hub, &many.devices).await;
+    }
     let query = DeviceQuery {
         select: many.select.clone(),
         limit: Some(PAGE_ITEMS_MAX),
@@ -122,13 +160,31 @@ async fn list(hub: &Controller, many: &Many, preview: &Preview, form: Form) -> a
     while let Some(device) = devices.try_next().await? {
         label::shown(&device, form)?;
     }
-    out::note(&format!("{}; nothing was sent", counted(preview)));
-    Ok(exit::OK)
+    Ok(())
 }
 
-/// What is about to happen.
-fn summary(preview: &Preview, action: &Action) -> String {
-    format!("{action} will be sent to {}", counted(preview))
+/// Names of appliances that have never connected: each may be a slip.
+async fn note_unknown(hub: &Controller, devices: &[DeviceId]) -> anyhow::Result<()> {
+    for name in devices.iter().collect::<BTreeSet<_>>() {
+        if !send::lookup(hub, name).await?.is_some_and(|device| send::is_seen(&device)) {
+            out::note(&format!("{name} has never connected to this hub"));
+        }
+    }
+    Ok(())
+}
+
+/// The action with its data, for a line.
+fn what(action: &Action, data: &Data) -> String {
+    let data = match data {
+        Data::None => return action.to_string(),
+        Data::Json(json) => json.as_str().to_owned(),
+        Data::Text(text) => format!("'{text}'"),
+    };
+    let mut shown: String = data.chars().take(DATA_CHARS_MAX).collect();
+    if shown.len() < data.len() {
+        shown.push('…');
+    }
+    format!("{action} {}", out::printable(&shown))
 }
 
 fn counted(preview: &Preview) -> String {

@@ -8,14 +8,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::settings;
 use crate::args::fleet::Serve;
 use crate::exit::{self, Usage};
-use crate::out;
+use crate::out::{self, Form};
 use crate::service_manager::ServiceManager;
 
 /// Open files of a hub beside its connections: the store's, event queues, listening sockets, the
 /// logs, and some for the connection that is accepted only to be refused.
 const FILES_BESIDE: u64 = 100;
 
-pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: Serve, form: Form) -> anyhow::Result<u8> {
     let loaded = settings::read(&args.settings)?;
     if let Some(warning) = settings::unknown_variables(&loaded) {
         tracing::warn!("{warning}");
@@ -29,14 +29,8 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
     let mut hang_up = signal(SignalKind::hangup())?;
     let (data_dir, in_the_clear) = (config.data_dir.clone(), app::tokens_in_the_clear(&config));
     let hub = Bound::bind(config).await.map_err(refused)?.serve();
-    for listener in hub.listeners() {
-        let version = env!("CARGO_PKG_VERSION");
-        let banner = format!("bellwire {version} listening on {listener}");
-        // A full disk is no reason not to serve.
-        if let Err(e) = out::line(&banner) {
-            tracing::warn!("{banner}; {e}");
-        }
-    }
+    let banners: Vec<_> = hub.listeners().iter().map(ToString::to_string).collect();
+    announce(&banners, form);
     if hub.has_certificate()
         && hub.listeners().iter().all(|listener| listener.scheme == Scheme::Http)
     {
@@ -74,6 +68,25 @@ pub(crate) async fn run(args: Serve) -> anyhow::Result<u8> {
         }
         _ = terminate.recv() => Ok(exit::FAILED),
         _ = interrupt.recv() => Ok(exit::FAILED),
+    }
+}
+
+/// Prints on which addresses it listens: a line for each, or all of them as one JSON value.
+fn announce(listeners: &[String], form: Form) {
+    let version = env!("CARGO_PKG_VERSION");
+    // A full disk is no reason not to serve.
+    if form == Form::Json {
+        let line = serde_json::json!({ "listening": listeners, "version": version });
+        if let Err(e) = out::json(&line) {
+            tracing::warn!("{line}; {e}");
+        }
+        return;
+    }
+    for listener in listeners {
+        let banner = format!("bellwire {version} listening on {listener}");
+        if let Err(e) = out::line(&banner) {
+            tracing::warn!("{banner}; {e}");
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::pin::pin;
 
 use bellwire_client::Controller;
 use bellwire_proto::{
-    CreatedToken, Join, NewToken, Problem, Role, RoleName, Scope, Timestamp, Token, TokenId,
+    CreatedToken, Join, NewToken, Problem, Role, RoleName, Schedule, Scope, Timestamp, Token,
+    TokenId,
 };
 use futures_util::TryStreamExt;
 
@@ -29,6 +30,9 @@ enum TokenBackend {
 const NEXT_STEP: &str = "from now on every request needs a token; store this one in a file of mode 0600, then: bellwire \
                          context add NAME HUB --token-file FILE --use";
 
+/// Names of schedules in a note.
+const NAMES_SHOWN_MAX: usize = 20;
+
 pub(crate) async fn run(command: TokenCommand, form: Form) -> anyhow::Result<u8> {
     match command {
         TokenCommand::Create(args) => create(&args, form).await,
@@ -50,6 +54,11 @@ pub(crate) async fn run(command: TokenCommand, form: Form) -> anyhow::Result<u8>
 async fn create(args: &TokenCreate, form: Form) -> anyhow::Result<u8> {
     let new = new_token(args)?;
     let backend = TokenBackend::open(&args.target).await?;
+    // Those that the first admin token ends. What cannot be listed is no reason to make no token.
+    let ending = match new.role {
+        Role::Admin => backend.schedules_without_token().await.unwrap_or_default(),
+        _ => Vec::new(),
+    };
     let created = backend.create(&new).await;
     backend.close().await;
     let created = created?;
@@ -69,7 +78,25 @@ async fn create(args: &TokenCreate, form: Form) -> anyhow::Result<u8> {
             }
         }
     }
+    if !ending.is_empty() {
+        out::note(&paused_for_good(&ending));
+    }
     Ok(exit::OK)
+}
+
+/// That the schedules of the open hub act no more: it is said whatever else is not, since nothing brings them back.
+fn paused_for_good(names: &[String]) -> String {
+    let mut text = match names.len() {
+        1 => "1 schedule that was made without a token is paused for good: ".to_owned(),
+        n => format!("{n} schedules that were made without a token are paused for good: "),
+    };
+    let (shown, more) = names.split_at(names.len().min(NAMES_SHOWN_MAX));
+    text.push_str(&out::printable(&shown.join(", ")));
+    if !more.is_empty() {
+        text.push_str(&format!(" and {} more (bellwire schedule list)", more.len()));
+    }
+    text.push_str("; delete and create them anew with a token");
+    text
 }
 
 /// As the hub would read it, with its words for what is wrong.
@@ -192,6 +219,20 @@ impl TokenBackend {
         match self {
             Self::Hub(hub) => hub.all_tokens().map_err(anyhow::Error::from).boxed(),
             Self::Stopped(hub) => hub.tokens().map_err(refused).boxed(),
+        }
+    }
+
+    /// The names of the schedules that were made without a token and are not paused for that.
+    async fn schedules_without_token(&self) -> anyhow::Result<Vec<String>> {
+        match self {
+            Self::Hub(hub) => {
+                let without_token = |s: Schedule| {
+                    let is_so = s.created_by.is_none() && s.reason.is_none();
+                    std::future::ready(Ok(is_so.then_some(s.name)))
+                };
+                Ok(hub.all_schedules().try_filter_map(without_token).try_collect().await?)
+            }
+            Self::Stopped(hub) => hub.schedules_without_token().await.map_err(refused),
         }
     }
 

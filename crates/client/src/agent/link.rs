@@ -103,6 +103,10 @@ pub(super) fn pause_after_bye(bye: &Bye) -> Option<Duration> {
         .then(|| Duration::from_millis(least_ms + random % (most_ms - least_ms + 1)))
 }
 
+/// What a refusal with 401 means to an agent without a token.
+pub(super) const NO_TOKEN: &str = "the hub requires a token and this agent has none: bellwire agent enroll gets one, or set \
+                                   credential_file (status 401)";
+
 /// What a loss means, for the log. `proxy` is the proxy that requests go through.
 pub(super) fn explain(loss: &Loss, proxy: Option<&str>) -> String {
     let status = match loss {

@@ -18,7 +18,7 @@ The first admin token closes an open hub at once: from then on every request nee
 Examples:
   bellwire token create --role admin --data-dir /var/lib/bellwire    # before the hub's first start
   bellwire token create --role operator --select site=lyon --action ping --action reboot
-  (umask 077 && bellwire token create --role device --device kiosk-7 --quiet > credential)   # for you alone
+  (umask 077 && bellwire token create --role device --device kiosk-7 --quiet > credential)
   bellwire token create --role join --uses 10 --expires 1h --label site=lyon")]
     Create(Box<TokenCreate>),
     /// List the tokens, without their secrets.

@@ -7,12 +7,12 @@ use serde_json::json;
 
 use super::selector_of_some;
 
-/// What is rolled out batch by batch, and how. The options that say to whom are in a group `to_many`.
+/// What is rolled out batch by batch, and how. That it is for many, its user has to check.
 #[derive(Debug, Args)]
 pub struct Batches {
     /// Batch by batch, of so many appliances (50) or so many percent of them (10%): the next begins when the one before has
     /// ended everywhere.
-    #[arg(long, value_name = "SIZE", requires = "to_many", value_parser = batch)]
+    #[arg(long, value_name = "SIZE", value_parser = batch)]
     pub batch: Option<Batch>,
     /// The first batch is those of them that match.
     #[arg(long, value_name = "SELECTOR", requires = "batch", value_parser = selector_of_some)]
@@ -91,12 +91,11 @@ fn percent(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{ArgGroup, Parser};
+    use clap::Parser;
 
     use super::*;
 
     #[derive(Parser)]
-    #[command(group = ArgGroup::new("to_many").args(["all"]))]
     struct Program {
         #[arg(long)]
         all: bool,
@@ -144,7 +143,6 @@ mod tests {
             "--all --interval 1h",
             "--all --batch 5 --abort-min 3",
             "--all --batch 5 --abort-cancels",
-            "--batch 5",
         ] {
             assert!(parse(alone).is_err(), "{alone}");
         }

@@ -19,7 +19,8 @@ Examples:
 pub struct Results {
     /// The command: its id, or the beginning of it.
     pub id: CommandRef,
-    /// Only the appliances where it has ended and not succeeded.
+    /// Only the appliances that `bellwire retry` would take: where it has failed, was rejected, timed out, expired or is dead.
+    /// What was cancelled has not failed.
     #[arg(long)]
     pub failed: bool,
     /// As CSV, for spreadsheets.

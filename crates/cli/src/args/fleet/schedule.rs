@@ -22,13 +22,16 @@ A schedule acts as the token that made it, and is paused when that is revoked or
 Examples:
   bellwire schedule create nightly '0 3 * * *' backup --all --timezone Europe/Paris
   bellwire schedule create kiosks @hourly ping -l site=lyon,!spare --ttl 10m
-  bellwire schedule create patch '30 2 * * SUN' update '{\"version\":\"2.3\"}' -l os=deb12 --missed once --batch 10%
-  bellwire schedule create fix '0 12 * * MON' update --all --ttl 18h --window '0 2 * * *' --window-for 2h --timezone Europe/Paris
-  bellwire schedule create report '*/15 8-17 * * MON-FRI' report --device kiosk-7 --device kiosk-8 --overlap queue")]
+  bellwire schedule create patch '30 2 * * SUN' update '{\"version\":\"2.3\"}' -l os=deb12 \\
+    --missed once --batch 10%
+  bellwire schedule create fix '0 12 * * MON' update --all --ttl 18h \\
+    --window '0 2 * * *' --window-for 2h --timezone Europe/Paris
+  bellwire schedule create report '*/15 8-17 * * MON-FRI' report \\
+    --device kiosk-7 --device kiosk-8 --overlap queue")]
     Create(Box<ScheduleCreate>),
     /// List the schedules.
     #[command(
-        after_help = "Examples:\n  bellwire schedule list\n  bellwire schedule list --json | jq -r 'select(.paused) | .name'"
+        after_help = "Times are in the zone of each schedule, and with --json in UTC.\n\nExamples:\n  bellwire schedule list\n  bellwire schedule list --json | jq -r 'select(.paused) | .name'"
     )]
     List {
         /// The hub.
@@ -36,7 +39,9 @@ Examples:
         hub: HubArg,
     },
     /// Show a schedule: its next times, and what became of the last.
-    #[command(after_help = "Example:\n  bellwire schedule show nightly")]
+    #[command(
+        after_help = "Times are in the zone of the schedule, and with --json in UTC.\n\nExample:\n  bellwire schedule show nightly"
+    )]
     Show(ScheduleNamed),
     /// Pause schedules. What passes meanwhile is not made up for.
     #[command(after_help = "Example:\n  bellwire schedule pause nightly")]

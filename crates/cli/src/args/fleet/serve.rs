@@ -20,6 +20,9 @@ pub struct Demo {
 #[command(after_help = "\
 Settings come from the file, then BELLWIRE_* variables (BELLWIRE_DATA_DIR, …), then flags.
 
+With --json the line on standard output, once it listens, is {\"listening\":[\"http://127.0.0.1:8888\"],\"version\":\"…\"}; the log \
+stays text, on standard error.
+
 Examples:
   bellwire serve
   bellwire serve --listen 127.0.0.1:9000 --data-dir /var/lib/bellwire-hub

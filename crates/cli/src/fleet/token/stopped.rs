@@ -58,6 +58,23 @@ impl StoppedHub {
         futures_util::TryStreamExt::try_flatten(pages)
     }
 
+    /// The names of the schedules that were made without a token and are not paused for that.
+    pub(super) async fn schedules_without_token(&self) -> Result<Vec<String>, Problem> {
+        let store = self.0.driver().store();
+        let (mut names, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.schedules(None, PageRequest { limit: 1000, after }).await;
+            let Page { items, next } = page.map_err(Problem::from)?;
+            let without_token =
+                items.into_iter().filter(|s| s.created_by.is_none() && s.reason.is_none());
+            names.extend(without_token.map(|record| record.plan.name));
+            after = next.and_then(|cursor| cursor.parse().ok());
+            if after.is_none() {
+                return Ok(names);
+            }
+        }
+    }
+
     pub(super) async fn close(self) {
         self.0.close().await;
     }

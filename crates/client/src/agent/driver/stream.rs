@@ -9,8 +9,8 @@ use super::Driver;
 use crate::agent::fault::{self, Point};
 use crate::agent::network_finding::NetworkFinding;
 use crate::agent::status::ConnectionStatus;
-use crate::agent::{clock, link};
-use crate::api::{Listener, Signal};
+use crate::agent::{Credential, clock, link};
+use crate::api::{self, Listener, Signal};
 use crate::event_source::{Error, Loss};
 use crate::path::Carrier;
 use crate::path::status::BEING_PROVEN;
@@ -47,6 +47,13 @@ impl Driver {
                     {
                         format!("the hub requires a credential, and credential_file {fault}")
                     }
+                    (Loss::Failed(Error::Refused(refusal)), None)
+                        if self.has_no_token()
+                            && refusal.status == http::StatusCode::UNAUTHORIZED
+                            && api::Error::is_hubs(refusal) =>
+                    {
+                        link::NO_TOKEN.to_owned()
+                    }
                     _ => {
                         let hub = self.hub.url().parse().unwrap_or_default();
                         link::explain(&loss, self.agent.transport.proxy(&hub).as_deref())
@@ -60,6 +67,12 @@ impl Driver {
                 self.disconnected(meaning, retry_in);
             }
         }
+    }
+
+    /// Whether it shows the hub no credential at all: not in a file, nor from the builder, nor in the URL.
+    fn has_no_token(&self) -> bool {
+        let in_url = self.agent.hub.authorization().is_some();
+        matches!(self.agent.credential, Credential::None) && !in_url
     }
 
     pub(super) fn connected(&mut self, now_ms: u64, hello: &Hello) {
