@@ -23,7 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from modules import circle_faults
+from modules import circle_faults, hidden_faults
 
 # Who may depend on whom; `hub` and `client` never meet. None: sees everything, and only tests may depend on it.
 ARROWS = {
@@ -183,6 +183,7 @@ def repository_faults(root):
     for name, directory in sorted(directories.items()):
         source = root / directory / "src"
         sources = {f.relative_to(source).as_posix(): f.read_text() for f in sorted(source.rglob("*.rs"))}
+        yield from hidden_faults(name, sources)
         for under in [(), *PROGRAMS.get(name, [])]:
             yield from circle_faults(name, sources, under)
     lib_rs = directories[NO_STD] / "src/lib.rs"
@@ -217,6 +218,12 @@ def circle_cases():
         ("a use for tests", faults(crate("#[cfg(test)]\nuse crate::{b::Two};\nfn one() {}")), None),
         ("code behind a test's", faults(crate("#[cfg(test)]\nfn f() { 1 }\nuse crate::b::Two;")), "a.rs:3"),
         ("a comment and a string", faults(crate("//! See `crate::b::Two`.\nconst A: &str = \"crate::b::Two\";")), None),
+        ("names behind a star", hidden_faults("x", crate("use super::*;")), "a.rs:1"),
+        ("names behind the root's star", hidden_faults("x", crate("", lib=both + "pub use b::*;")), "lib.rs:3"),
+        ("the root by another name", hidden_faults("x", crate("use crate as c;")), "a.rs:1"),
+        ("a file of elsewhere", hidden_faults("x", crate('#[path = "../c.rs"]\nmod c;')), "a.rs:1"),
+        ("a star in a test", hidden_faults("x", crate("#[cfg(test)]\nmod tests {\n    use super::*;\n}")), None),
+        ("a module's contents", hidden_faults("x", crate("mod c;\npub use c::*;", a_c="pub struct X;")), None),
         ("modules of a folder are not judged", faults(nested), None),
         ("modules of a program are", faults(nested, ("p",)), circle),
     ]

@@ -2,7 +2,8 @@
 
 A *top-level* module of a crate is its file, and the folder beside it. It uses another when its code names a path into it,
 in a `use` or in an expression; a name that a parent module re-exports counts as a path to where it is defined.
-`#[cfg(test)]` code, comments and strings do not count. Methods that are called without naming a path are not seen.
+`#[cfg(test)]` code, comments and strings do not count. Methods that are called without naming a path are not seen; uses
+that would hide a path (`use x::*`, `use crate as c`) are faults of their own.
 
 The root (`lib.rs`, or the file above the top-level modules) counts as one too. What it only declares (`mod`, `pub use`) is
 its table of contents and no use.
@@ -138,6 +139,24 @@ class Crate:
                         continue
                     yield module, target, path, code.count("\n", 0, start) + 1
 
+    def hidden(self):
+        """Every use that the above cannot follow, as (file, line, what it is). Tests may have them."""
+        for module, files in self.code.items():
+            for path, code in files:
+                for use in USE.finditer(code):
+                    for segments, _ in leaves(use[2]):
+                        line = code.count("\n", 0, use.start(2)) + 1
+                        if segments[-1] == "*":
+                            target = self.resolve(module, segments[:-1])
+                            is_contents = use[1] and module and target and target[: len(module)] == module
+                            if target is not None and not is_contents:
+                                yield path, line, "a `*` hides which names are used: list them"
+                        elif segments in (["crate"], ["super"]) and re.search(r"\bas\b", use[2]):
+                            yield path, line, "a module under another name hides what is used of it"
+                if found := re.search(r"#\[path\b", code):
+                    line = code.count("\n", 0, found.start()) + 1
+                    yield path, line, "a file that stands elsewhere is no module of this crate"
+
 
 def circles(edges):
     """The strongly connected parts of a graph that have more than one member."""
@@ -152,6 +171,12 @@ def circles(edges):
         reach[start] = seen
     parts = {frozenset(b for b in reach[a] if a in reach.get(b, ())) for a in edges if a in reach[a]}
     return sorted((sorted(part) for part in parts if len(part) > 1))
+
+
+def hidden_faults(name, sources):
+    """One line for each use that would hide a circle."""
+    for path, line, what in Crate(sources).hidden():
+        yield f"{name}: {path}:{line}: {what}"
 
 
 def circle_faults(name, sources, under=()):
