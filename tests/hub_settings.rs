@@ -300,6 +300,8 @@ fn serve_with_json_prints_one_value_with_the_addresses() {
     let at = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--json"];
     let mut command = bellwire(&[&["serve"][..], &at].concat());
     let hub = Program::start(command.env("BELLWIRE_DATA_DIR", &data_dir));
+    // Standard output and the log are two pipes, of which either may be read first.
+    hub.wait_for("\"version\"");
     hub.wait_for("ready;");
     let output = hub.output();
     let line = output.lines().find(|line| line.starts_with('{')).unwrap();

@@ -116,3 +116,52 @@ fn pop_due<T: Ord + Copy>(by_time: &mut BTreeSet<(T, Seq)>, until: T) -> Option<
         command
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64, wall_ms: u64) -> Now {
+        Now { instant: Instant::from_ms(ms), wall: Timestamp::from_unix_ms(wall_ms) }
+    }
+
+    /// What is asked at this time, and decides nothing.
+    fn asked(agenda: &mut Agenda, now: Now) -> Vec<Seq> {
+        let mut asked = Vec::new();
+        while let Some(command) = agenda.next_to_ask(now) {
+            agenda.decided(command, None);
+            asked.push(command);
+        }
+        asked
+    }
+
+    #[test]
+    fn a_rollout_is_asked_when_it_changes_and_at_its_time_and_otherwise_not() {
+        let [by_instant, by_wall, changed] = [1, 2, 3].map(Seq::new);
+        let mut agenda = Agenda::default();
+        agenda.decided(by_instant, Some(Deadline::Instant(Instant::from_ms(50))));
+        agenda.decided(by_wall, Some(Deadline::Wall(Timestamp::from_unix_ms(1070))));
+        assert_eq!(agenda.deadline(at(0, 1000)), Some(Instant::from_ms(50)));
+        assert_eq!(asked(&mut agenda, at(10, 1010)), []);
+        agenda.ask(changed);
+        assert_eq!(agenda.deadline(at(20, 1020)), Some(Instant::from_ms(20)), "at once");
+        assert_eq!(asked(&mut agenda, at(20, 1020)), [changed]);
+        assert_eq!(asked(&mut agenda, at(50, 1050)), [by_instant]);
+        assert_eq!(agenda.deadline(at(50, 1050)), Some(Instant::from_ms(70)));
+        assert_eq!(asked(&mut agenda, at(70, 1070)), [by_wall]);
+        assert_eq!(agenda.deadline(at(90, 1090)), None);
+    }
+
+    #[test]
+    fn all_that_wait_are_asked_again_when_the_clock_was_set_back_and_none_that_is_gone() {
+        let [stays, goes] = [1, 2].map(Seq::new);
+        let mut agenda = Agenda::default();
+        for command in [stays, goes] {
+            agenda.decided(command, Some(Deadline::Wall(Timestamp::from_unix_ms(5000))));
+        }
+        assert_eq!(asked(&mut agenda, at(0, 4000)), []);
+        agenda.remove(goes);
+        assert_eq!(asked(&mut agenda, at(1, 1000)), [stays]);
+        assert_eq!(asked(&mut agenda, at(2, 1001)), []);
+    }
+}
