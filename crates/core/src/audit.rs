@@ -1,7 +1,7 @@
 //! The audit log, as far as the core has to do with it: an entry is on disk in the transaction of the change that it tells
 //! of, or neither is.
 //!
-//! Whoever calls the core says before a request what is to be written if that request changes something
+//! The caller of the core says before a request what is to be written if that request changes something
 //! ([`Hub::audit`](crate::Hub::audit)). It is written with the first change that the request makes, or with the change
 //! that it is answered for; a request that is refused, or changes nothing, leaves none. Refusals are counted outside of
 //! the core and come as entries of their own.

@@ -308,7 +308,7 @@ impl Commands {
         self.jobs.len() + self.selections.len() + self.steps.len() + self.held_back.len()
     }
 
-    /// Something that was requested changes something now: whoever requested it waits for the disk.
+    /// A request changes something now: its client waits for the disk.
     pub(crate) fn request_changes(&mut self, now: Instant) {
         self.requested_at = Some(now);
     }

@@ -555,7 +555,7 @@ impl Hub {
     }
 
     /// Replies [`Answer::Done`] once all that was decided until now is on disk. What is read of a
-    /// watched command then lacks nothing that was decided while nobody watched it.
+    /// watched command then lacks nothing that was decided before it was watched.
     pub fn handle_settle(&mut self, request: RequestId) {
         if self.refused(request) {
             return;

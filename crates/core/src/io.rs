@@ -185,7 +185,7 @@ pub struct Listen {
     pub token: Option<TokenUse>,
 }
 
-/// The token with which somebody listens: the listener ends with it.
+/// The token of a listener, which ends with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenUse {
     /// The token.
@@ -214,7 +214,7 @@ pub struct Enrolment {
 /// Who may do what has changed: what was remembered of it is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessChange {
-    /// There is an `admin` token: from now on nobody without a credential is answered.
+    /// There is an `admin` token: from now on no request without a credential is answered.
     Closed,
     /// This token does not work any more.
     Token(TokenId),
@@ -259,7 +259,7 @@ pub enum Output {
         /// The last event.
         bye: Bye,
     },
-    /// Forget what was remembered of tokens and devices; it is on disk. Before the reply to whoever changed it.
+    /// Forget what was remembered of tokens and devices; it is on disk. Before the reply to the request that changed it.
     Access(AccessChange),
     /// Answer a request.
     Reply(RequestId, Answer),

@@ -340,7 +340,7 @@ impl Schedules {
         Ok(self.record(id).cloned())
     }
 
-    /// Those of a token, or of nobody, act no more: their rows. What has begun of a run goes on.
+    /// Those of a token, or those without one, act no more: their rows. What has begun of a run goes on.
     pub(crate) fn suspend_all_of(
         &mut self,
         token: Option<TokenId>,

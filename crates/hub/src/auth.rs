@@ -91,7 +91,7 @@ impl Auth {
             AccessChange::Token(token) => remembered.forget(*token),
             AccessChange::Device(device) => remembered.forget_device(device),
         });
-        // Nobody may be waiting.
+        // Maybe no request waits.
         drop(self.announced.send(change.clone()));
     }
 

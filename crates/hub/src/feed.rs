@@ -121,7 +121,7 @@ impl Feed {
         self.missed(&refused.event);
     }
 
-    /// An event is not sent: those who would have got it are notified, and nobody else.
+    /// An event is not sent: those who would have got it are notified, and no one else.
     fn missed(&self, event: &HubEvent) {
         let mut state = self.state();
         if state.is_observed() {
@@ -206,7 +206,7 @@ impl Feed {
             Some(names) => names,
             None => Arc::new(self.memory.names(total)?),
         };
-        // Without a watcher nobody would remove it again.
+        // Without a watcher nothing would remove it again.
         if state.watchers.contains_key(&command) {
             state.names.insert(command, Arc::downgrade(&names));
         }

@@ -7,7 +7,7 @@
 //!
 //! What claims give is in `Jwt::grant`; the keys are in `jwt/keys.rs`, and where they come from in `jwt/source.rs`. What was
 //! opened with a JWT ends with its key (`jwt/uses.rs`). A refusal is a reason for the log at level debug
-//! alone: whoever calls learns nothing but 401.
+//! alone: the caller learns nothing but 401.
 
 use std::collections::BTreeMap;
 

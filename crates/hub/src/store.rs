@@ -257,7 +257,7 @@ pub struct DeviceFilter {
 /// Which entries of the audit log to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// By whoever has this token.
+    /// By holders of this token.
     pub actor: Option<String>,
     /// That concern this device.
     pub device: Option<DeviceId>,

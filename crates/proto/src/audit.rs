@@ -44,7 +44,7 @@ pub struct AuditEntry {
 /// Who did it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Actor {
-    /// The id of its token, as in `created_by`; `None` for whoever had none that works.
+    /// The id of its token, as in `created_by`; `None` for a caller without one that works.
     pub token: Option<String>,
     /// The role that it had; `None` when it was refused for having none.
     pub role: Option<RoleName>,

@@ -436,7 +436,7 @@ pub const JWT_KEYS_STALE_MAX: Duration = Duration::from_secs(86_400);
 /// The pause after a fetch that failed, which doubles with each: the first and the longest. Our choice.
 pub const JWT_FETCH_RETRY: (Duration, Duration) =
     (Duration::from_secs(10), Duration::from_secs(300));
-/// How often at most a token with an unknown `kid` has the keys fetched: our choice. Whoever sends such tokens costs the issuer
+/// How often at most a token with an unknown `kid` has the keys fetched: our choice. A client that sends such tokens costs the issuer
 /// one request in that time.
 pub const JWT_UNKNOWN_KID_EVERY: Duration = Duration::from_secs(60);
 /// Requests that wait for the keys at once, for [`JWT_FETCH_TIMEOUT`] at most; more are refused at once. Our choice.

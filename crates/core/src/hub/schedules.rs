@@ -201,7 +201,7 @@ impl Hub {
         self.put_schedule(record, now);
     }
 
-    /// Whoever it acts for is not there any more.
+    /// The token that it acts for is not there any more.
     fn end_suspended(&mut self, request: RequestId, now: Now) {
         let calendar = self.ctx.config.calendar;
         let record = self.ctx.schedules.skip(request, Code::Unauthenticated.as_str(), calendar);
@@ -222,7 +222,7 @@ impl Hub {
     }
 }
 
-/// The schedules of a token that is being revoked, or of nobody when the hub closes, act no more.
+/// The schedules of a token that is being revoked, or those without a token when the hub closes, act no more.
 pub(super) fn suspend_all_of(token: Option<TokenId>, txn: &mut TxnBuilder<'_>) {
     let calendar = txn.ctx.config.calendar;
     for record in txn.ctx.schedules.suspend_all_of(token, calendar) {

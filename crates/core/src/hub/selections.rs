@@ -18,7 +18,7 @@ impl Hub {
     /// A command comes in whose targets are to be found. Goes on in [`Hub::targets_found`].
     pub(super) fn find_targets(&mut self, send: NewSend, mut query: Box<TargetQuery>) {
         let canary = send.1.rollout.as_ref().and_then(|plan| plan.canary.as_ref());
-        // Whoever requested it has parsed it.
+        // The caller has parsed it.
         query.canary = canary.and_then(|text| text.parse().ok());
         if let Err(refusal) = self.ctx.may_store() {
             return self.refuse_send(send.0, &send.1, refusal);

@@ -87,7 +87,7 @@ impl Hub {
         for output in self.txns.abandon() {
             match output {
                 Output::Reply(request, _) => drop(refused.insert(request)),
-                // These streams are forgotten already; nobody else would end them.
+                // These streams are forgotten already; nothing else would end them.
                 Output::Close { .. } => self.ctx.outputs.push_back(output),
                 _ => {}
             }

@@ -72,7 +72,7 @@ impl Grant {
         }
     }
 
-    /// That of a JWT. Its id is made of its digest, for its streams and for what is remembered; nobody is shown it.
+    /// That of a JWT. Its id is made of its digest, for its streams and for what is remembered; it is never shown.
     pub(super) fn of_jwt(digest: [u8; 32], given: JwtGrant, pending: bool) -> Self {
         let JwtGrant { subject, role, issued_at, expires_at, key } = given;
         Self {

@@ -97,7 +97,7 @@ impl Remembered {
     /// Carries a change out: when this returns, nothing that it concerns is remembered, and nothing that was read before it
     /// will be.
     pub(super) fn change(&self, forget: impl FnOnce(&Self)) {
-        // Before, so that what is being read now is not remembered afterwards; and after, so that whoever got it from here
+        // Before, so that what is being read now is not remembered afterwards; and after, so that a request that got it from here
         // in between finds that it has changed.
         self.changes.fetch_add(1, Ordering::AcqRel);
         forget(self);

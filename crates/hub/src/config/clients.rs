@@ -19,7 +19,7 @@ pub struct ClientCertificates {
     pub required: bool,
     /// PEM files with lists of those that are revoked: one of each authority. Default none.
     pub revocations: Vec<PathBuf>,
-    /// Whom they make. With none they make nobody, and a token is needed beside.
+    /// The roles that they give. With none they give no role, and a token is needed beside.
     pub rules: Vec<ClientRule>,
 }
 

@@ -13,7 +13,7 @@ use http::Uri;
 /// let url: KeysUrl = "https://id.example.com/jwks".parse()?;
 /// assert!(url.is_safe());
 /// let url: KeysUrl = "http://127.0.0.1:8080/jwks".parse()?;
-/// assert!(url.is_safe(), "nobody is between");
+/// assert!(url.is_safe(), "there is no network between");
 /// let url: KeysUrl = "http://id.example.com/jwks".parse()?;
 /// assert!(!url.is_safe());
 /// assert!("https://user:password@id.example.com/".parse::<KeysUrl>().is_err());
@@ -33,7 +33,7 @@ impl KeysUrl {
         &self.0
     }
 
-    /// Whether nobody between could put keys of their own in place: TLS, or this machine.
+    /// Whether no one on the way could replace the keys: TLS, or this machine.
     pub fn is_safe(&self) -> bool {
         self.0.scheme_str() == Some("https") || self.0.host().is_some_and(is_loopback)
     }

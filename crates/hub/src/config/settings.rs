@@ -356,7 +356,7 @@ fn list(texts: impl Iterator<Item = String>) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join(","))
 }
 
-/// A value of the role's claim, and the role that it is. Nobody enrols by a JWT.
+/// A value of the role's claim, and the role that it is. No device enrols by a JWT.
 fn jwt_role(text: &str) -> Option<(String, RoleName)> {
     let (value, role) = text.rsplit_once('=')?;
     let role = RoleName::ALL.into_iter().find(|known| known.as_str() == role)?;

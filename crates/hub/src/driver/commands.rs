@@ -36,7 +36,7 @@ impl Driver {
         }
     }
 
-    /// A command to no device is there for nobody in particular; its sender is shown it all the same.
+    /// A command to no device is in no scope; its sender is shown it all the same.
     async fn command_of_sender(&self, id: CommandId, visible: Visible) -> Result<Command, Problem> {
         let shown = self.command(id, visible).await;
         if shown.as_ref().is_err_and(|problem| problem.code == Code::UnknownCommand) {

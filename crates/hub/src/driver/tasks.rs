@@ -28,7 +28,7 @@ pub(super) fn start(runtime: &Arc<Runtime>) {
     spawn(runtime, write_uses(weak(), runtime.auth.uses().noting()));
 }
 
-/// Spawns a task whose panic is the end of the hub: what it did would end, and nobody would notice.
+/// Spawns a task whose panic is the end of the hub: what it did would end unnoticed.
 pub(super) fn spawn(
     runtime: &Arc<Runtime>,
     task: impl Future<Output = ()> + Send + 'static,

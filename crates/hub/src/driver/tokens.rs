@@ -123,7 +123,7 @@ impl Driver {
         self.runtime.auth.is_open()
     }
 
-    /// A new token, in nobody's hands yet.
+    /// A new token, which is not stored yet.
     ///
     /// # Errors
     /// `internal` when the system gives no entropy.

@@ -230,7 +230,7 @@ async fn many_devices_that_come_into_being_are_read_together() {
         change: DeviceChange::Created,
         presence: Presence::default(),
     };
-    // Nobody observes: nothing is read.
+    // Without an observer nothing is read.
     for n in 0..DEVICES {
         feed.report(FeedEvent { event: created(n), removed: None });
     }

@@ -23,7 +23,7 @@ use crate::tls::ClientIdentity;
 /// The caller of a request.
 #[derive(Debug, Clone)]
 pub(in crate::http) enum Caller {
-    /// Nobody in particular, on an open hub: everything is allowed.
+    /// Any caller of an open hub: everything is allowed.
     Anonymous,
     /// The same, by a listener that is open whatever the hub is.
     OfOpenListener,
@@ -325,7 +325,7 @@ fn certificate_name(identity: &ClientIdentity) -> String {
     format!("certificate:{}:{}", identity.role.name().as_str(), identity.name)
 }
 
-/// The refusal of whoever has no token that works.
+/// The refusal of a caller without a token that works.
 pub(in crate::http) fn unauthenticated() -> Problem {
     Problem::new(Code::Unauthenticated, "this needs a token that is valid")
 }

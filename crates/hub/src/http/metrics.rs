@@ -22,7 +22,7 @@ use super::request::Request;
 use crate::driver::{Driver, Readiness};
 use crate::internal;
 
-/// OpenMetrics 1.0, for whoever asks for it.
+/// OpenMetrics 1.0, if the request accepts it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(super) async fn metrics(request: Request) -> Result<Response, Problem> {

@@ -44,7 +44,7 @@ pub(super) async fn readyz(request: Request) -> Result<Response, Problem> {
                 Some(KeysState::Stale) => "stale",
                 Some(KeysState::Missing) => "missing",
             };
-            // The hub can work; whoever comes with its own tokens and certificates does.
+            // The hub can work; callers with its own tokens and certificates are served.
             Ok(problem::json(StatusCode::OK, &Ready { status: "ready", jwt_keys }))
         }
         Readiness::Draining => Err(Problem::draining()),

@@ -12,7 +12,7 @@ use super::caller::Caller;
 pub(super) enum Rule {
     /// Everyone, without a credential; one that is sent is not looked at.
     Anyone,
-    /// Whoever has a token, whatever its role.
+    /// Every holder of a token, whatever its role.
     Holder,
     /// Admins.
     Admin,
@@ -54,7 +54,7 @@ impl Rule {
             },
             Self::Device => *role == Role::Admin || own(),
             Self::DeviceOrOperator => matches!(role, Role::Admin | Role::Operator(_)) || own(),
-            // Nobody enrols without a token, on an open hub either.
+            // No device enrols without a token, on an open hub either.
             Self::Join if caller.id().is_none() => return Err(super::caller::unauthenticated()),
             Self::Join => matches!(role, Role::Join(_)),
         };

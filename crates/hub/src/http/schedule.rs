@@ -149,7 +149,7 @@ enum VisibleSchedules {
 }
 
 impl VisibleSchedules {
-    /// An operator within a scope has its own; whoever has no token that can have made one has none.
+    /// An operator within a scope has its own; a caller whose token cannot have made one has none.
     fn of(caller: &Caller) -> Self {
         match caller.role() {
             Role::Operator(scope) if scope.select.is_some() || scope.actions.is_some() => {
@@ -171,7 +171,7 @@ impl VisibleSchedules {
 /// The token that a new schedule acts as: it is looked up at each run. On an open hub there need be none.
 ///
 /// # Errors
-/// `forbidden` for whoever may do what no row of a token says: the holder of a JWT or of a client's certificate, on an open hub
+/// `forbidden` for a caller whose rights are in no row of a token: the holder of a JWT or of a client's certificate, on an open hub
 /// too, or its runs would be without its scope; and a caller without a credential that a closed hub lets in by an open listener.
 fn owner(driver: &Driver, caller: &Caller) -> Result<Option<TokenId>, Problem> {
     let acts_as = match caller {

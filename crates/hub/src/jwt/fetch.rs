@@ -37,7 +37,7 @@ impl Fetch {
         &self.url
     }
 
-    /// Fetches it, or says why not: for the log, and for nobody else.
+    /// Fetches it, or says why not: for the log alone.
     pub(super) async fn fetch(&self) -> Result<Fetched, String> {
         let fetched = tokio::time::timeout(JWT_FETCH_TIMEOUT, self.exchange()).await;
         let late = |_| format!("no answer within {} s", JWT_FETCH_TIMEOUT.as_secs());

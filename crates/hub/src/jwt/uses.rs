@@ -1,5 +1,5 @@
 //! Which JWTs have streams or wait, and by which key they were verified: they end with it. One is remembered until it expires,
-//! because nobody reports the end of its streams here.
+//! because the end of its streams is not reported here.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -22,7 +22,7 @@ pub(super) fn refusal<B>(request: &Request<B>, bytes_max: usize) -> Option<Respo
 }
 
 /// Whether a request of HTTP/1 has another coding than chunked once (RFC 9112, section 6.1), or several hosts (section 3.2). One
-/// without a host can be read in one way only, and clients that somebody wrote for an appliance send none, so it is served.
+/// without a host can be read in one way only, and simple clients of appliances send none, so it is served.
 fn is_ambiguous<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");

@@ -55,7 +55,7 @@ impl Default for Rates {
 }
 
 impl Rates {
-    /// A number for a key, that nobody outside can foresee.
+    /// A number for a key, that no client can foresee.
     pub(super) fn hash(&self, key: impl Hash) -> u128 {
         u128::from(self.high.hash_one(&key)) << 64 | u128::from(self.low.hash_one(&key))
     }

@@ -117,7 +117,7 @@ impl Search<'_> {
             rows: self.rows_max,
             searched: self.searched_max,
         };
-        // A core that has failed knows nobody, which must not look like nobody online, on an empty page either.
+        // A core that has failed knows no device, which must not look like none online, on an empty page either.
         self.driver.online_count()?;
         let sources = self.sources();
         if sources.is_empty() {
@@ -146,7 +146,7 @@ impl Search<'_> {
             found.next = found.positions.last().cloned();
         }
         // A cursor names a device, which should be one that is there for the reader. Without one the search goes on from the
-        // row itself, whoever's that is, or it would never end.
+        // row itself, visible or not, or it would never end.
         if !self.filter.visible.is_all() && found.next.is_some() && !found.positions.is_empty() {
             found.next = found.positions.last().cloned();
         }

@@ -375,7 +375,7 @@ async fn over_tls_the_server_must_be_vouched_for_by_the_authorities_that_are_set
     assert!(missing.unwrap_err().contains("cannot use"));
 }
 
-/// Only what was read from a file, variables or flags was checked: keys came over `http`, or beside a file that nobody read.
+/// Only what was read from a file, variables or flags was checked: keys came over `http`, or beside a file that was not read.
 #[test]
 fn settings_of_keys_that_do_not_go_together_are_refused_to_a_program_that_sets_them_too() {
     let load = |url: &str, set: fn(&mut JwtConfig)| {

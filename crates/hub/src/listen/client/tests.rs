@@ -32,7 +32,7 @@ fn what_a_client_wrote_before_its_proxy_appended_to_it_changes_nothing() {
         ("203.0.113.9, 192.0.2.1:4711 ,,[2001:db8::7]:80", "192.0.2.1"),
         // All are proxies: the first of them.
         ("10.1.1.1, 10.2.2.2", "10.1.1.1"),
-        // Nobody knows more than that proxy's address.
+        // No more is known than that proxy's address.
         ("192.0.2.1, unknown", "10.0.0.1"),
         ("192.0.2.1, evil, 10.2.2.2", "10.2.2.2"),
         ("\", 192.0.2.1", "192.0.2.1"),

@@ -344,7 +344,7 @@ impl<T, P: Clone> Paging<T, P> {
     }
 
     pub(super) fn finish(self, cursor: impl FnOnce(P) -> Cursor) -> Page<T> {
-        // The search for one item goes on from the row itself, whoever's that is, or it would never end.
+        // The search for one item goes on from the row itself, visible or not, or it would never end.
         let position = self.last_item.or(self.position);
         let next = position.filter(|_| self.more).map(cursor);
         Page { items: self.items, next: next.map(|cursor| cursor.to_string()) }

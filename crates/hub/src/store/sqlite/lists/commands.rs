@@ -137,7 +137,7 @@ impl Few<'_> {
                 self.seqs.push(seq);
             }
         }
-        // Whether the last one that was allowed was the last one there is, nobody looked.
+        // Whether the last one that was allowed is the last one there is, was not looked at.
         Ok(self.rows_left > 0)
     }
 }
