@@ -9,7 +9,7 @@
 #![no_main]
 
 use bellwire_client::agent::forward::completion_of;
-use bellwire_client::agent::run::End;
+use bellwire_client::agent::run::CompletionState;
 use bellwire_proto::Report;
 use bellwire_proto::limits::RESULT_BYTES_MAX;
 use http::StatusCode;
@@ -32,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
     let often = if low % 16 == 1 { RESULT_BYTES_MAX / body.len().max(1) + 1 } else { 0 };
     for body in [body, &body.repeat(often)] {
         let completion = completion_of(status, body);
-        assert_eq!(completion.state == End::Succeeded, status.is_success());
+        assert_eq!(completion.state == CompletionState::Succeeded, status.is_success());
         let result = completion.outcome.result.clone().expect("each answer has a result");
         let text = result.as_str();
         assert!(text.len() <= RESULT_BYTES_MAX && !text.contains(['\n', '\r']), "{}", text.len());
