@@ -32,7 +32,6 @@ pub(crate) async fn run(
     window: Option<Window>,
     form: Form,
 ) -> anyhow::Result<u8> {
-    let (controller, action) = checked(&args, hub, &args.device, false).await?;
     if window.is_some() && args.wait.is_some() {
         return Err(Usage(
             "--window and --wait exclude each other: send it without --wait, and follow it with: bellwire watch ID"
@@ -41,8 +40,8 @@ pub(crate) async fn run(
         .into());
     }
     let device: DeviceId = word(&args.device, "DEVICE")?;
+    let (hub, action) = checked(&args, hub, &args.device, false).await?;
     let options = options(&args)?;
-    let hub = controller;
     if args.known && !lookup(&hub, &device).await?.is_some_and(|device| is_seen(&device)) {
         anyhow::bail!(
             "{device} has never connected to this hub, and with --known nothing is sent to it; the names of those that have: \
@@ -110,23 +109,20 @@ pub(crate) async fn checked(
     to: &str,
     many: bool,
 ) -> anyhow::Result<(Controller, Action)> {
-    let slip = refuse_slips(args, to);
     // Before a token is read from standard input.
     check_inputs(args, hub)?;
-    let action = match word(args.action.as_deref().unwrap_or_default(), "ACTION") {
-        Ok(action) => action,
-        Err(e) => return Err(slip.err().unwrap_or(e).into()),
+    let asked = async {
+        let action = word(args.action.as_deref().unwrap_or_default(), "ACTION")?;
+        let controller = crate::connect::controller(hub)?;
+        refuse_appliance_as_action(&controller, args, &action, to, many).await?;
+        Ok((controller, action))
     };
-    // A slip is one whatever the hub has to say.
-    let controller = match crate::connect::controller(hub) {
-        Ok(controller) => controller,
-        Err(e) => return Err(slip.err().unwrap_or(e).into()),
-    };
-    match refuse_appliance_as_action(&controller, args, &action, to, many).await {
-        Err(e) if slip.is_ok() || e.is::<Usage>() => return Err(e),
-        _ => slip?,
+    match (refuse_slips(args, to), asked.await) {
+        (Ok(()), asked) => asked,
+        // What the hub knows of a word may explain the slip; a hub that cannot be asked does not.
+        (Err(_), Err(explained)) if explained.is::<Usage>() => Err(explained),
+        (Err(slip), _) => Err(slip.into()),
     }
-    Ok((controller, action))
 }
 
 /// Refuses the name of an appliance where the action belongs: `send -l site=lyon k-03 update` would send the action `k-03`.

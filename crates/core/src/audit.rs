@@ -1,5 +1,5 @@
-//! The audit log, as far as the core has to do with it: an entry is on disk in the transaction of the change that it tells
-//! of, or neither is.
+//! The audit log, as far as the core has to do with it: an entry is on disk in the transaction of the change that it
+//! names, or neither is.
 //!
 //! The caller of the core says before a request what is to be written if that request changes something
 //! ([`Hub::audit`](crate::Hub::audit)). It is written with the first change that the request makes, or with the change

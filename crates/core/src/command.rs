@@ -215,11 +215,13 @@ impl Job {
         was_busy
     }
 
-    /// The step for the chunk has ended, and the chunk with it.
+    /// The step for the chunk has ended, and the chunk with it. False if there was none: then the chunk stays, with its targets.
     fn remove_chunk(&mut self, first: &DeviceId) -> bool {
         let was_busy = self.release_chunk(first);
-        self.canaries.remove(first);
-        self.chunks.remove(first);
+        if was_busy {
+            self.canaries.remove(first);
+            self.chunks.remove(first);
+        }
         was_busy
     }
 

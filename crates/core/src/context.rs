@@ -32,7 +32,7 @@ pub(crate) struct Context {
     pub(crate) online: BTreeSet<DeviceId>,
     pub(crate) watched: HashMap<CommandId, usize>,
     pub(crate) due: DueTimes,
-    /// IdempotencyKeys whose first send was decided on, and whose other requests have yet to be answered.
+    /// Keys whose first send was decided on, and whose other requests have yet to be answered.
     pub(crate) key_decisions: VecDeque<KeyDecision>,
     /// Commands to many that are being expanded or cancelled.
     pub(crate) commands: Commands,

@@ -54,7 +54,7 @@ pub(crate) struct Audit {
     /// Wakes the task that writes counts when there is something to count.
     counting: Arc<Notify>,
     /// Rises when there may be something for a stream that follows the log.
-    changed: watch::Sender<u64>,
+    changes: watch::Sender<u64>,
     followers: AtomicUsize,
 }
 
@@ -87,7 +87,7 @@ impl Audit {
             // Half of the numbers, which the store holds as signed ones, and none that overflows.
             refusals: Mutex::new(Refusals { open: HashMap::new(), next_number: seed >> 2 }),
             counting: Arc::default(),
-            changed: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
             followers: AtomicUsize::new(0),
         }
     }
@@ -145,13 +145,13 @@ impl Audit {
 
     /// Has those who follow the log look at it, and whether they still may.
     pub(crate) fn wake(&self) {
-        if self.changed.receiver_count() > 0 {
-            self.changed.send_modify(|changed| *changed = changed.wrapping_add(1));
+        if self.changes.receiver_count() > 0 {
+            self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
         }
     }
 
-    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// One more follows the log; false when there are as many as may be.

@@ -511,4 +511,4 @@ fn unexpected(answer: &Answer) -> Problem {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -137,7 +137,7 @@ pub struct Listener {
     config: ListenConfig,
     quota: Option<Arc<Quota>>,
     /// Spawns the tasks that accept connections.
-    spawn: Box<dyn Fn(BoxFuture<'static, ()>) + Send>,
+    spawn: Box<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>,
 }
 
 impl fmt::Debug for Listener {
@@ -197,7 +197,7 @@ impl Listener {
     /// Has the tasks that accept connections spawned by another, which notices when one panics.
     pub(crate) fn spawned_by(
         self,
-        spawn: impl Fn(BoxFuture<'static, ()>) + Send + 'static,
+        spawn: impl Fn(BoxFuture<'static, ()>) + Send + Sync + 'static,
     ) -> Self {
         Self { spawn: Box::new(spawn), ..self }
     }
@@ -427,5 +427,29 @@ impl Tally {
             taken_over: self.taken_over.load(Relaxed),
             pipelined_bytes_dropped: self.pipelined_bytes_dropped.load(Relaxed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// A task of tokio's own that accepts connections ends with a panic unnoticed.
+    #[tokio::test]
+    async fn each_address_is_accepted_on_by_a_task_of_the_spawner() {
+        let spawned = Arc::new(AtomicUsize::new(0));
+        let count = spawned.clone();
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = Listener::bind(&[loopback; 2], ListenConfig::default()).unwrap();
+        let listener = listener.spawned_by(move |task| {
+            count.fetch_add(1, Relaxed);
+            drop(tokio::spawn(task));
+        });
+        let server = listener.serve(Router::new());
+        assert_eq!(spawned.load(Relaxed), 2);
+        server.shutdown(Duration::from_secs(5)).await;
     }
 }

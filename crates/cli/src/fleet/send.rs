@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use bellwire_client::Controller;
 use bellwire_client::api::{DeviceQuery, NewCommand, Target};
 use bellwire_proto::limits::PAGE_ITEMS_MAX;
-use bellwire_proto::{Action, DeviceId, Json, Preview};
+use bellwire_proto::{Action, Device, DeviceId, Json, Preview};
 use futures_util::TryStreamExt as _;
 
 use super::{ask, label, rollout};
@@ -72,7 +72,7 @@ async fn to_many(mut args: FleetSend, form: Form) -> anyhow::Result<u8> {
         anyhow::bail!("no appliance matches; nothing was sent");
     }
     if form == Form::Text || !args.many.yes {
-        note_unknown(&hub, &args.many.devices).await?;
+        look_up_named(&hub, &args.many.devices, |_| Ok(())).await?;
         out::note(&format!("{what} will be sent to {}", counted(&preview)));
     }
     if !args.many.yes && !ask::go_on("nothing was sent")? {
@@ -144,12 +144,7 @@ async fn command(
 /// `--dry-run`: the appliances, as `bellwire devices` names them.
 async fn list(hub: &Controller, many: &Many, form: Form) -> anyhow::Result<()> {
     if !many.devices.is_empty() {
-        for name in many.devices.iter().collect::<BTreeSet<_>>() {
-            if let Some(device) = send::lookup(hub, name).await? {
-                label::shown(&device, form)?;
-            }
-        }
-        return note_unknown(hub, &many.devices).await;
+        return look_up_named(hub, &many.devices, |device| label::shown(device, form)).await;
     }
     let query = DeviceQuery {
         select: many.select.clone(),
@@ -163,10 +158,17 @@ async fn list(hub: &Controller, many: &Many, form: Form) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Names of appliances that have never connected: each may be a slip.
-async fn note_unknown(hub: &Controller, devices: &[DeviceId]) -> anyhow::Result<()> {
+/// Looks up the appliances that are named, for `each` of those that the hub knows. One that has never connected may be a slip,
+/// and is noted.
+async fn look_up_named(
+    hub: &Controller,
+    devices: &[DeviceId],
+    each: impl Fn(&Device) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     for name in devices.iter().collect::<BTreeSet<_>>() {
-        if !send::lookup(hub, name).await?.is_some_and(|device| send::is_seen(&device)) {
+        let device = send::lookup(hub, name).await?;
+        device.as_ref().map_or(Ok(()), &each)?;
+        if !device.is_some_and(|device| send::is_seen(&device)) {
             out::note(&format!("{name} has never connected to this hub"));
         }
     }

@@ -71,7 +71,7 @@ async fn the_environment_is_cleared_but_for_what_is_promised() {
         "PATH",
     ];
     assert_eq!(names, promised.into());
-    assert_eq!(line(&completion, "BELLWIRE_ACTION="), "greet");
+    assert_eq!(line(&completion, "BELLWIRE_ACTION="), "hello");
     assert_eq!(line(&completion, "BELLWIRE_DEVICE="), "kiosk");
     assert_eq!(line(&completion, "BELLWIRE_ATTEMPT="), "2");
     assert_eq!(line(&completion, "BELLWIRE_EXPIRES_AT="), "2023-11-14T22:13:20.000Z");

@@ -31,7 +31,7 @@ pub(crate) fn command(data: &str) -> CommandEvent {
     CommandEvent {
         id: CommandId::from_parts(1_700_000_000_000, random),
         seq: Seq::new(1),
-        action: "greet".parse().unwrap(),
+        action: "hello".parse().unwrap(),
         data: Json::parse(data).unwrap(),
         attempt: 2,
         created_at: Timestamp::from_unix_ms(0),

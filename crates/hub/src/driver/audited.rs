@@ -26,7 +26,7 @@ pub(crate) struct AuditContext {
 /// A stream that follows the audit log, as long as this lives.
 pub(crate) struct AuditFollower {
     runtime: Arc<Runtime>,
-    changed: watch::Receiver<u64>,
+    changes: watch::Receiver<u64>,
 }
 
 /// A caller, from whom the audit log's name is made when there is something to write: most requests have no entry.
@@ -154,7 +154,7 @@ impl Driver {
                 "as many streams follow the audit log as may; close one, or read it page by page";
             return Err(Problem::new(Code::RateLimited, detail));
         }
-        Ok(AuditFollower { runtime: self.runtime.clone(), changed: self.runtime.audit.changed() })
+        Ok(AuditFollower { runtime: self.runtime.clone(), changes: self.runtime.audit.changes() })
     }
 }
 
@@ -162,7 +162,7 @@ impl AuditFollower {
     /// Waits until there may be something new.
     pub(crate) async fn look(&mut self) {
         // An error: the hub is gone, which the next look finds.
-        let _gone = self.changed.changed().await;
+        let _gone = self.changes.changed().await;
     }
 }
 

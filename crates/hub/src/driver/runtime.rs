@@ -332,12 +332,12 @@ impl Runtime {
         (!self.panicked.load(Ordering::Acquire)).then_some(core)
     }
 
-    /// A call or its effects panicked. (The panic hook has printed where.)
+    /// A call, its effects or a task of the hub panicked. (The panic hook has printed where.)
     pub(super) fn fail(&self) {
         if self.panicked.swap(true, Ordering::AcqRel) {
             return;
         }
-        tracing::error!("the hub failed at a decision and takes no more: restart it");
+        tracing::error!("the hub has panicked (see above) and takes nothing more: restart it");
         let waiting = {
             // Waits for a call that got in before; later ones see `panicked`.
             let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);

@@ -29,7 +29,13 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// A driver over a store of its own, and the store's folder.
-fn started() -> (Driver, TempDir) {
+pub(crate) fn started() -> (Driver, TempDir) {
+    let (driver, _, dir) = started_with_store();
+    (driver, dir)
+}
+
+/// The same with the store.
+pub(crate) fn started_with_store() -> (Driver, Arc<SqliteStore>, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let (store, recovered): (_, Recovered) =
         SqliteStore::open(dir.path(), Options::default()).unwrap();
@@ -37,7 +43,7 @@ fn started() -> (Driver, TempDir) {
     let config = Config { shards: 1, ..Config::default() };
     let driver = Driver::start(Arc::new(config), Clock::start(), store.clone(), recovered).unwrap();
     store.start(driver.store_events()).unwrap();
-    (driver, dir)
+    (driver, store, dir)
 }
 
 async fn until(what: &str, so: impl Fn() -> bool) {

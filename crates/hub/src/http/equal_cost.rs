@@ -1,5 +1,5 @@
 //! What is outside of an operator's selector takes the same way as what does not exist: so many reads of the store, and the
-//! lock of the core as often. CountingHub and not timed, on every route of the table; that the answers are the same bytes is
+//! lock of the core as often. Counted and not timed, on every route of the table; that the answers are the same bytes is
 //! tested from outside (`tests/hostile/scope.rs`).
 
 use std::sync::Arc;
@@ -11,10 +11,9 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use crate::clock::Clock;
-use crate::config::Config;
 use crate::driver::Driver;
-use crate::store::{Options, SqliteStore};
+use crate::driver::tests::started_with_store;
+use crate::store::SqliteStore;
 
 /// How often each call is made: what the hub does by itself meanwhile can only add to a count.
 const TRIES: usize = 5;
@@ -27,13 +26,8 @@ struct CountingHub {
 
 impl CountingHub {
     fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, recovered) = SqliteStore::open(dir.path(), Options::default()).unwrap();
-        let store = Arc::new(store);
-        let config = Arc::new(Config { shards: 1, ..Config::default() });
-        let driver = Driver::start(config, Clock::start(), store.clone(), recovered).unwrap();
-        store.start(driver.store_events()).unwrap();
-        Self { driver, store, _dir: dir }
+        let (driver, store, _dir) = started_with_store();
+        Self { driver, store, _dir }
     }
 
     async fn call(&self, token: &str, method: &str, path: &str, body: &str) -> (u16, Value) {

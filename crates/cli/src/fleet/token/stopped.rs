@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bellwire_hub::app::Hub;
 use bellwire_hub::config::Config;
-use bellwire_hub::store::PageRequest;
-use bellwire_proto::limits::HISTORY_S;
+use bellwire_hub::store::{PageRequest, ReadFuture};
+use bellwire_proto::limits::{HISTORY_S, PAGE_ITEMS_MAX};
 use bellwire_proto::{CreatedToken, NewToken, Page, Problem, Timestamp, Token, TokenId};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, TryStreamExt, stream};
 
 /// Settings that delete nothing: what the hub's own retention is, is not known here.
 fn config(data_dir: &Path) -> Config {
@@ -46,38 +46,41 @@ impl StoppedHub {
 
     pub(super) fn tokens(&self) -> impl Stream<Item = Result<Token, Problem>> + Send {
         let store = self.0.driver().store();
-        let first = Some(PageRequest { limit: 1000, after: None });
-        let pages = stream::try_unfold(first, move |request| async move {
-            let Some(request) = request else { return Ok(None) };
-            let Page { items, next } = store.tokens(request).await.map_err(Problem::from)?;
-            let next = next.and_then(|cursor| cursor.parse().ok());
-            let next = next.map(|after| PageRequest { limit: 1000, after: Some(after) });
-            let tokens: Vec<_> = items.iter().map(|record| Ok(record.to_token())).collect();
-            Ok::<_, Problem>(Some((stream::iter(tokens), next)))
-        });
-        futures_util::TryStreamExt::try_flatten(pages)
+        all(move |page| store.tokens(page)).map_ok(|record| record.to_token())
     }
 
     /// The names of the schedules that were made without a token and are not paused for that.
     pub(super) async fn schedules_without_token(&self) -> Result<Vec<String>, Problem> {
         let store = self.0.driver().store();
-        let (mut names, mut after) = (Vec::new(), None);
-        loop {
-            let page = store.schedules(None, PageRequest { limit: 1000, after }).await;
-            let Page { items, next } = page.map_err(Problem::from)?;
-            let without_token =
-                items.into_iter().filter(|s| s.created_by.is_none() && s.reason.is_none());
-            names.extend(without_token.map(|record| record.plan.name));
-            after = next.and_then(|cursor| cursor.parse().ok());
-            if after.is_none() {
-                return Ok(names);
-            }
-        }
+        let schedules = all(move |page| store.schedules(None, page));
+        let without_token = schedules.try_filter_map(async |schedule| {
+            let acts = schedule.created_by.is_none() && schedule.reason.is_none();
+            Ok(acts.then_some(schedule.plan.name))
+        });
+        without_token.try_collect().await
     }
 
     pub(super) async fn close(self) {
         self.0.close().await;
     }
+}
+
+/// All rows of a list, which is read page by page.
+fn all<T: Send>(
+    read: impl Fn(PageRequest) -> ReadFuture<Page<T>> + Send,
+) -> impl Stream<Item = Result<T, Problem>> + Send {
+    let request = |after| PageRequest { limit: PAGE_ITEMS_MAX, after };
+    let pages = stream::try_unfold(Some(request(None)), move |page| {
+        let reading = page.map(&read);
+        async move {
+            let Some(reading) = reading else { return Ok(None) };
+            let Page { items, next } = reading.await.map_err(Problem::from)?;
+            let next = next.and_then(|cursor| cursor.parse().ok());
+            let rows = stream::iter(items.into_iter().map(Ok));
+            Ok::<_, Problem>(Some((rows, next.map(|after| request(Some(after))))))
+        }
+    });
+    pages.try_flatten()
 }
 
 #[cfg(test)]

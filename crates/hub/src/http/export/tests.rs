@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use axum::body::Body;
 use bellwire_core::{Send, Target};
 use bellwire_proto::limits::PAGE_ITEMS;
@@ -9,9 +7,8 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 
 use super::*;
-use crate::clock::Clock;
-use crate::config::Config;
-use crate::store::{Options, SqliteStore, Visible};
+use crate::driver::tests::started;
+use crate::store::Visible;
 
 async fn token(driver: &Driver, body: &str) -> (bellwire_proto::TokenId, String) {
     let new = NewToken::parse(body.as_bytes()).unwrap();
@@ -22,12 +19,7 @@ async fn token(driver: &Driver, body: &str) -> (bellwire_proto::TokenId, String)
 /// It went on to the last delivery for as long as its client took to read.
 #[tokio::test]
 async fn an_export_is_cut_off_at_the_next_page_once_its_token_is_revoked() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, recovered) = SqliteStore::open(dir.path(), Options::default()).unwrap();
-    let store = Arc::new(store);
-    let config = Arc::new(Config { shards: 1, ..Config::default() });
-    let driver = Driver::start(config, Clock::start(), store.clone(), recovered).unwrap();
-    store.start(driver.store_events()).unwrap();
+    let (driver, _dir) = started();
     token(&driver, r#"{"role":"admin"}"#).await;
     let devices: Vec<DeviceId> =
         (0..=PAGE_ITEMS.max).map(|n| format!("d{n:04}").parse().unwrap()).collect();

@@ -1,34 +1,28 @@
-use std::sync::Arc;
-
 use bellwire_core::Listen;
 use bellwire_proto::Labels;
 
 use super::*;
-use crate::clock::Clock;
-use crate::config::Config;
+use tempfile::TempDir;
+
+use crate::driver::tests::started;
 use crate::plane::StreamOptions;
-use crate::store::{Options, SqliteStore, Visible};
+use crate::store::Visible;
 
 /// A hub with the devices a to e, of which the last is in Oslo.
-async fn five(dir: &std::path::Path) -> Driver {
-    let (store, recovered) = SqliteStore::open(dir, Options::default()).unwrap();
-    let store = Arc::new(store);
-    let config = Arc::new(Config { shards: 1, ..Config::default() });
-    let driver = Driver::start(config, Clock::start(), store.clone(), recovered).unwrap();
-    store.start(driver.store_events()).unwrap();
+async fn five() -> (Driver, TempDir) {
+    let (driver, dir) = started();
     for name in ["a", "b", "c", "d", "e"] {
         let site = if name == "e" { "oslo" } else { "lyon" };
         let labels = Labels::from([("site".into(), site.into())]);
         driver.put_device(name.parse().unwrap(), labels).await.unwrap();
     }
-    driver
+    (driver, dir)
 }
 
 #[tokio::test]
 async fn a_search_that_finds_nothing_looks_at_so_many_devices_and_no_more() {
     // It counted what fitted the selector, and so went through the whole table when nothing did.
-    let dir = tempfile::tempdir().unwrap();
-    let driver = five(dir.path()).await;
+    let (driver, _dir) = five().await;
     let page = |select: &str, rows_max, after: Option<DevicePosition>| {
         let filter = DeviceFilter { select: select.parse().unwrap(), ..DeviceFilter::default() };
         let driver = driver.clone();
@@ -62,8 +56,7 @@ async fn a_search_that_finds_nothing_looks_at_so_many_devices_and_no_more() {
 /// Its page has nothing, and its cursor names the last device that was looked at, which the reader must not see.
 #[tokio::test]
 async fn a_page_that_found_nothing_of_a_scope_has_a_cursor_that_shows_no_device() {
-    let dir = tempfile::tempdir().unwrap();
-    let driver = five(dir.path()).await;
+    let (driver, _dir) = five().await;
     // No index has those that lack a value: the names are gone through.
     let visible = Visible::by(Some("site!=lyon".parse().unwrap()));
     let search = Search {
@@ -89,8 +82,7 @@ async fn a_page_that_found_nothing_of_a_scope_has_a_cursor_that_shows_no_device(
 /// the list before it came to them.
 #[tokio::test]
 async fn a_list_whose_bound_ends_with_the_rows_of_the_store_goes_on_with_who_is_online() {
-    let dir = tempfile::tempdir().unwrap();
-    let driver = five(dir.path()).await;
+    let (driver, _dir) = five().await;
     let mut streams = Vec::new();
     for name in ["a", "b", "c", "d", "e"] {
         let device = name.parse().unwrap();
